@@ -1,0 +1,142 @@
+//! The range of each range unit; twin of `shaders/min_max.wgsl`.
+
+use super::fold::fold_units;
+use crate::error::Result;
+use crate::exact::float::{from_hi_key, from_lo_key, hi_key, lo_key};
+use crate::layout::{Granularity, RangeUnits, Tensor};
+
+/// The smallest and the largest finite value of a range unit; both +0 where there is none.
+///
+/// -0 counts as +0.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Range {
+    /// The smallest finite value.
+    pub lo: f32,
+    /// The largest finite value.
+    pub hi: f32,
+}
+
+impl Range {
+    /// The largest magnitude of a finite value.
+    pub fn amax(self) -> f32 {
+        // On bits, so that no float environment can flush it.
+        f32::from_bits((self.lo.to_bits() & 0x7fff_ffff).max(self.hi.to_bits() & 0x7fff_ffff))
+    }
+}
+
+/// The ranges of a tensor's range units, and the elements that are not finite.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Ranges {
+    /// One range per range unit.
+    pub units: Vec<Range>,
+    /// NaN elements.
+    pub nan_elems: u64,
+    /// Infinite elements.
+    pub inf_elems: u64,
+}
+
+/// What a run contributes: keys grow with the value (`hi`) or fall with it (`lo`); 0 is no finite value.
+#[derive(Clone, Default)]
+struct Part {
+    hi_key: u32,
+    lo_key: u32,
+    nan: u64,
+    inf: u64,
+}
+
+impl Part {
+    fn merge(&mut self, other: &Self) {
+        self.hi_key = self.hi_key.max(other.hi_key);
+        self.lo_key = self.lo_key.max(other.lo_key);
+        self.nan += other.nan;
+        self.inf += other.inf;
+    }
+}
+
+/// The range of each range unit over its finite values, in one read of the tensor.
+///
+/// ```text
+/// lo = min x, hi = max x, over finite x
+/// ```
+///
+/// NaN and infinities are left out and counted; -0 is as +0; subnormals count exactly; a unit without a
+/// finite value, and an empty one, has `lo = hi = 0`.
+///
+/// # Errors
+/// Those of [`RangeUnits::new`].
+///
+/// ```
+/// use wgpu_quant::{Granularity, Tensor, cpu};
+/// let x = [1.0, -2.0, f32::NAN, 3.0];
+/// let ranges = cpu::min_max(Tensor::new(&x, &[2, 2])?, Granularity::Channel(0))?;
+/// assert_eq!((ranges.units[0].lo, ranges.units[0].hi), (-2.0, 1.0));
+/// assert_eq!((ranges.units[1].amax(), ranges.nan_elems), (3.0, 1));
+/// # Ok::<(), wgpu_quant::Error>(())
+/// ```
+pub fn min_max(x: Tensor<'_>, granularity: Granularity) -> Result<Ranges> {
+    let units = RangeUnits::new(x.shape(), granularity)?;
+    let parts = fold_units(
+        units,
+        &Part::default(),
+        |part, run| {
+            let x = &x.data()[run.elems];
+            part.merge(&if run.ieee { plain(x) } else { exact(x) });
+        },
+        |a, b| a.merge(&b),
+    );
+    let sum = |of: fn(&Part) -> u64| parts.iter().map(of).sum();
+    Ok(Ranges {
+        nan_elems: sum(|part| part.nan),
+        inf_elems: sum(|part| part.inf),
+        units: parts
+            .iter()
+            .map(|part| Range {
+                lo: f32::from_bits(from_lo_key(part.lo_key)),
+                hi: f32::from_bits(from_hi_key(part.hi_key)),
+            })
+            .collect(),
+    })
+}
+
+fn plain(x: &[f32]) -> Part {
+    // Independent lanes, so that the compiler keeps several vectors in flight.
+    const LANES: usize = 32;
+    let mut lo = [f32::INFINITY; LANES];
+    let mut hi = [f32::NEG_INFINITY; LANES];
+    let mut odd = [0u32; LANES];
+    let mut step = |lanes: &[f32]| {
+        for (i, &v) in lanes.iter().enumerate() {
+            let finite = v.abs() < f32::INFINITY;
+            lo[i] = if finite & (v < lo[i]) { v } else { lo[i] };
+            hi[i] = if finite & (v > hi[i]) { v } else { hi[i] };
+            odd[i] |= u32::from(!finite);
+        }
+    };
+    let (chunks, rest) = x.as_chunks::<LANES>();
+    for chunk in chunks {
+        step(chunk);
+    }
+    step(rest);
+    let lo = lo.into_iter().fold(f32::INFINITY, f32::min);
+    let hi = hi.into_iter().fold(f32::NEG_INFINITY, f32::max);
+    let (mut nan, mut inf) = (0, 0);
+    if odd.iter().any(|&seen| seen != 0) {
+        nan = x.iter().filter(|v| v.is_nan()).count() as u64;
+        inf = x.iter().filter(|v| v.is_infinite()).count() as u64;
+    }
+    // An infinity here means that there was no finite value; its key is as good as none.
+    Part { hi_key: hi_key(hi.to_bits()), lo_key: lo_key(lo.to_bits()), nan, inf }
+}
+
+fn exact(x: &[f32]) -> Part {
+    let mut part = Part::default();
+    for bits in x.iter().map(|v| v.to_bits()) {
+        part.hi_key = part.hi_key.max(hi_key(bits));
+        part.lo_key = part.lo_key.max(lo_key(bits));
+        let magnitude = bits & 0x7fff_ffff;
+        part.nan += u64::from(magnitude > 0x7f80_0000);
+        part.inf += u64::from(magnitude == 0x7f80_0000);
+    }
+    part
+}

@@ -1,0 +1,23 @@
+//! The CPU path: the specification of every stage, and what a machine without a GPU uses.
+//!
+//! Plain IEEE binary32 Rust (`x / s`, round to nearest even), parallel over the machine's cores. It is not a
+//! translation of the shaders' integer algorithms: two independent derivations that agree on every bit are
+//! the evidence that both are right. On a thread whose float environment is not IEEE's default
+//! (flush-to-zero, another rounding mode) a task takes the integer twin instead; the bits are the same.
+//!
+//! The stages have the kernels' names: [`min_max`], [`scale`](scale()), [`quantize`](quantize()),
+//! [`dequantize`](dequantize()), [`loss`](loss()).
+
+mod dequantize;
+mod float_env;
+mod fold;
+mod loss;
+mod min_max;
+mod quantize;
+mod scale;
+
+pub use dequantize::dequantize;
+pub use loss::loss;
+pub use min_max::{Range, Ranges, min_max};
+pub use quantize::{quantize, quantize_with_scales};
+pub use scale::scale;

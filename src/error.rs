@@ -1,0 +1,164 @@
+//! The one error type of the crate.
+
+use std::fmt;
+use std::path::PathBuf;
+
+/// What went wrong: what was found, and what was allowed.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Error {
+    /// A scheme's name is not one of [`Scheme::ALL`](crate::Scheme::ALL).
+    UnknownScheme {
+        /// The name that was given.
+        found: String,
+    },
+    /// A granularity is not `tensor` or `channel=K`.
+    UnknownGranularity {
+        /// The text that was given.
+        found: String,
+    },
+    /// A channel axis lies outside the tensor's rank.
+    AxisOutOfRange {
+        /// The axis that was asked for; negative counts from the end.
+        axis: i32,
+        /// The tensor's number of dimensions.
+        rank: usize,
+    },
+    /// A shape's element count does not fit in a `usize`.
+    ShapeOverflow {
+        /// The shape.
+        shape: Vec<usize>,
+    },
+    /// Two lengths that must agree do not.
+    LengthMismatch {
+        /// What the length belongs to.
+        what: &'static str,
+        /// The length that was found.
+        found_elems: usize,
+        /// The length that was expected.
+        expected_elems: usize,
+    },
+    /// A given scale is not a positive, finite number.
+    InvalidScale {
+        /// The range unit that the scale belongs to.
+        unit: usize,
+        /// The scale that was given.
+        found: f32,
+    },
+    /// No adapter fits what was asked for.
+    NoAdapter {
+        /// What was asked for.
+        wanted: String,
+        /// The adapters that were seen, or why there are none.
+        tried: String,
+    },
+    /// An adapter was found but gave no device.
+    RequestDevice {
+        /// The adapter's name.
+        adapter: String,
+        /// What it answered.
+        message: String,
+    },
+    /// A buffer or a dispatch is larger than the device allows.
+    TooLarge {
+        /// What is too large.
+        what: &'static str,
+        /// Its size.
+        found: u64,
+        /// The largest size that the device allows.
+        allowed: u64,
+    },
+    /// The device has not enough memory.
+    OutOfMemory {
+        /// What the device reported.
+        message: String,
+    },
+    /// The device was lost, before or during the call.
+    DeviceLost {
+        /// What the device reported.
+        message: String,
+    },
+    /// The device did not finish in time.
+    Timeout {
+        /// How long the call waited.
+        seconds: u64,
+    },
+    /// wgpu refused a call or failed inside; this is a defect of this crate or of the driver.
+    Gpu {
+        /// What wgpu reported.
+        message: String,
+    },
+    /// A file could not be read or written.
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system reported.
+        source: std::io::Error,
+    },
+    /// A file's content is not what its format promises, or not what can be processed.
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What was found, and what was allowed.
+        message: String,
+    },
+}
+
+/// The crate's result type.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::UnknownScheme { found } => {
+                write!(f, "unknown scheme {found:?}; the schemes are ")?;
+                for (i, scheme) in crate::Scheme::ALL.iter().enumerate() {
+                    write!(f, "{}{scheme}", if i == 0 { "" } else { ", " })?;
+                }
+                Ok(())
+            }
+            Self::UnknownGranularity { found } => {
+                write!(f, "unknown granularity {found:?}; use `tensor` or `channel=K`")
+            }
+            Self::AxisOutOfRange { axis, rank } if *rank == 0 => {
+                write!(f, "axis {axis} does not exist: a scalar has no axis; use `tensor`")
+            }
+            Self::AxisOutOfRange { axis, rank } => {
+                write!(f, "axis {axis} does not exist in a tensor of rank {rank}; axes are -{rank} to {}", rank - 1)
+            }
+            Self::ShapeOverflow { shape } => {
+                write!(f, "shape {shape:?} holds more elements than this machine can address")
+            }
+            Self::LengthMismatch { what, found_elems, expected_elems } => {
+                write!(f, "{what} holds {found_elems} elements, expected {expected_elems}")
+            }
+            Self::InvalidScale { unit, found } => {
+                write!(f, "scale {found} of range unit {unit} is not a positive finite number")
+            }
+            Self::NoAdapter { wanted, tried } => write!(f, "no adapter is {wanted}; {tried}"),
+            Self::RequestDevice { adapter, message } => {
+                write!(f, "adapter {adapter:?} gave no device: {message}")
+            }
+            Self::TooLarge { what, found, allowed } => {
+                write!(f, "{what} is {found}, the device allows at most {allowed}")
+            }
+            Self::OutOfMemory { message } => write!(f, "out of device memory: {message}"),
+            Self::DeviceLost { message } => write!(f, "the device was lost: {message}"),
+            Self::Timeout { seconds } => {
+                write!(f, "the device did not finish within {seconds} s")
+            }
+            Self::Gpu { message } => write!(f, "wgpu: {message}"),
+            Self::Io { path, source } => write!(f, "{}: {source}", path.display()),
+            Self::File { path, message } => write!(f, "{}: {message}", path.display()),
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Io { source, .. } => Some(source),
+            _ => None,
+        }
+    }
+}

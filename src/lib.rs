@@ -1,0 +1,27 @@
+#![doc = include_str!("../README.md")]
+
+mod backend;
+pub mod cpu;
+mod device;
+mod error;
+mod exact;
+#[cfg(feature = "gpu")]
+pub mod gpu;
+mod layout;
+pub mod loss;
+mod quantized;
+mod scheme;
+#[cfg(test)]
+mod test_data;
+
+pub use backend::{Backend, devices};
+pub use device::{Computed, DeviceInfo};
+pub use error::{Error, Result};
+#[cfg(feature = "gpu")]
+pub use gpu::Gpu;
+pub use layout::{Granularity, RangeUnits, Tensor, elems};
+pub use loss::{Loss, LossSummary, LossSums, UnitLoss};
+pub use quantized::{Counts, LossDetail, QuantizeOutput, Quantized, Spec};
+pub use scheme::{Mapping, Scheme};
+#[cfg(feature = "gpu")]
+pub use wgpu;
