@@ -146,6 +146,38 @@ impl<'a> Tensor<'a> {
     }
 }
 
+/// A stretch of consecutive elements that fits one buffer, and where it stands among the range units.
+#[cfg_attr(not(feature = "gpu"), allow(dead_code, reason = "only the device cuts tensors into chunks"))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Chunk {
+    pub(crate) start: usize,
+    pub(crate) elems: u32,
+    /// The unit of its first element.
+    pub(crate) first_unit: usize,
+    /// What is left of the first element's run, as far as a u32 can say.
+    pub(crate) first_left: u32,
+}
+
+#[cfg_attr(not(feature = "gpu"), allow(dead_code, reason = "only the device cuts tensors into chunks"))]
+impl RangeUnits {
+    /// Cuts the tensor into chunks of this many elements; the last may be shorter.
+    pub(crate) fn chunks(self, chunk_elems: u32) -> impl Iterator<Item = Chunk> {
+        let all = self.elems();
+        (0..all).step_by(chunk_elems as usize).map(move |start| Chunk {
+            start,
+            // Not more than chunk_elems, which is a u32.
+            elems: saturate(all - start).min(chunk_elems),
+            first_unit: self.unit_of(start),
+            first_left: saturate(self.inner_elems - start % self.inner_elems),
+        })
+    }
+}
+
+/// A count as a shader sees it: all that lies beyond a chunk's end is as good as the largest u32.
+pub(crate) fn saturate(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -171,6 +203,28 @@ mod tests {
         assert_eq!((units(&[0, 3]).units, units(&[0, 3]).elems()), (0, 0));
         assert_eq!(RangeUnits::new(&[0], Granularity::Tensor).unwrap().units, 1);
         assert_eq!(elems(&[]).unwrap(), 1);
+    }
+
+    #[test]
+    fn chunks_cover_the_tensor_and_know_where_they_stand() {
+        for (outer, units, inner_elems) in [(1, 1, 1000), (2, 3, 7), (1, 50, 20), (1000, 1, 1)] {
+            let units = RangeUnits { outer, units, inner_elems };
+            for chunk_elems in [4, 64, 100, 100_000] {
+                let mut next = 0;
+                for chunk in units.chunks(chunk_elems) {
+                    assert_eq!(chunk.start, next);
+                    assert_eq!(chunk.first_unit, units.unit_of(chunk.start));
+                    let run_end = chunk.start + chunk.first_left as usize;
+                    assert!(run_end % inner_elems == 0 && chunk.first_left as usize <= inner_elems);
+                    next += chunk.elems as usize;
+                }
+                assert_eq!(next, units.elems());
+            }
+        }
+        let huge = RangeUnits { outer: 1, units: 2, inner_elems: 1 << 39 };
+        let last = huge.chunks(1 << 28).last().unwrap();
+        assert_eq!((last.first_unit, last.first_left, last.elems), (1, 1 << 28, 1 << 28));
+        assert_eq!(huge.chunks(1 << 28).next().unwrap().first_left, u32::MAX);
     }
 
     #[test]

@@ -1,0 +1,27 @@
+// Distances on the loss grid, whose definition and reasons stand in src/loss.rs. Twin: src/exact/loss.rs.
+
+// The grid's exponent for a unit with this scale and this largest loss: half of the scale's last place, or
+// where the unit is clipped, 2^-28 of the largest loss's power of two.
+fn grid_exp(s: u32, largest: u32) -> i32 {
+    let fine = parts(s).e - 1;
+    return select(max(fine, parts(largest).e - 5), fine, largest <= s);
+}
+
+// rne(a / 2^g) of a magnitude, modulo 2^32.
+fn to_grid(a: u32, g: i32) -> u32 {
+    let x = parts(a);
+    let up = x.e - g;
+    let left = select(x.m << (bitcast<u32>(up) & 31u), 0u, up > 31);
+    let right = shift_right_rne(x.m, bitcast<u32>(clamp(-up, 1, 25)));
+    return select(right, left, up >= 0);
+}
+
+// rne(x' / 2^g) - rne(x / 2^g). The two may exceed 32 bits; their difference is known to fit, so that
+// arithmetic modulo 2^32 has it.
+fn distance_on_grid(x: u32, out: u32, g: i32) -> i32 {
+    let nx = to_grid(x & MAGNITUDE, g);
+    let no = to_grid(out & MAGNITUDE, g);
+    let sx = select(nx, 0u - nx, (x >> 31u) == 1u);
+    let so = select(no, 0u - no, (out >> 31u) == 1u);
+    return bitcast<i32>(so - sx);
+}

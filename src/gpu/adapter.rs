@@ -1,0 +1,204 @@
+//! Finding an adapter, and opening it without a window.
+
+use crate::device::DeviceInfo;
+use crate::error::{Error, Result};
+use std::fmt;
+
+/// The environment variable that [`Select::from_env`] reads.
+pub const DEVICE_VARIABLE: &str = "WGPU_QUANT_DEVICE";
+
+/// Storage buffers that the largest kernel binds.
+const STORAGE_BUFFERS: u32 = 5;
+
+/// Which adapter to open.
+///
+/// ```
+/// use wgpu_quant::gpu::Select;
+/// assert_eq!(Select::parse("gpu"), Select::Best);
+/// assert_eq!(Select::parse("1"), Select::Index(1));
+/// assert_eq!(Select::parse("vulkan"), Select::Backend(wgpu_quant::wgpu::Backend::Vulkan));
+/// assert_eq!(Select::parse("llvmpipe"), Select::Name("llvmpipe".to_owned()));
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Select {
+    /// The best there is: hardware before software, discrete before integrated, Vulkan, Metal and DX12
+    /// before GL.
+    #[default]
+    Best,
+    /// The same, but no software adapter.
+    Hardware,
+    /// The adapter of this index in [`adapters`].
+    Index(usize),
+    /// The first adapter whose name holds this text, whatever the case.
+    Name(String),
+    /// The best adapter of this backend.
+    Backend(wgpu::Backend),
+}
+
+impl Select {
+    /// `gpu` (or nothing) is the best adapter, a number an index, `vulkan`, `metal`, `dx12` and `gl` a backend;
+    /// anything else is a part of the name.
+    pub fn parse(text: &str) -> Self {
+        match text.to_ascii_lowercase().as_str() {
+            "" | "gpu" => Self::Best,
+            "vulkan" => Self::Backend(wgpu::Backend::Vulkan),
+            "metal" => Self::Backend(wgpu::Backend::Metal),
+            "dx12" => Self::Backend(wgpu::Backend::Dx12),
+            "gl" => Self::Backend(wgpu::Backend::Gl),
+            lower => lower.parse().map_or_else(|_| Self::Name(text.to_owned()), Self::Index),
+        }
+    }
+
+    /// What the environment variable `WGPU_QUANT_DEVICE` says, or the best adapter.
+    pub fn from_env() -> Self {
+        std::env::var(DEVICE_VARIABLE).map_or(Self::Best, |text| Self::parse(&text))
+    }
+
+    fn admits(&self, index: usize, info: &wgpu::AdapterInfo) -> bool {
+        match self {
+            Self::Best => true,
+            Self::Hardware => is_hardware(info.device_type),
+            Self::Index(wanted) => index == *wanted,
+            Self::Name(part) => info.name.to_lowercase().contains(&part.to_lowercase()),
+            Self::Backend(backend) => info.backend == *backend,
+        }
+    }
+}
+
+impl fmt::Display for Select {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Best => f.write_str("able to compute"),
+            Self::Hardware => f.write_str("hardware"),
+            Self::Index(index) => write!(f, "number {index}"),
+            Self::Name(name) => write!(f, "named like {name:?}"),
+            Self::Backend(backend) => write!(f, "of backend {backend}"),
+        }
+    }
+}
+
+fn is_hardware(device_type: wgpu::DeviceType) -> bool {
+    matches!(
+        device_type,
+        wgpu::DeviceType::DiscreteGpu | wgpu::DeviceType::IntegratedGpu | wgpu::DeviceType::VirtualGpu
+    )
+}
+
+/// Smaller is better.
+fn rank(info: &wgpu::AdapterInfo) -> (u32, u32) {
+    let kind = match info.device_type {
+        wgpu::DeviceType::DiscreteGpu => 0,
+        wgpu::DeviceType::IntegratedGpu => 1,
+        wgpu::DeviceType::VirtualGpu => 2,
+        // The GL backend cannot always tell, and then says "other".
+        wgpu::DeviceType::Other => 3,
+        wgpu::DeviceType::Cpu => 4,
+    };
+    (kind, u32::from(info.backend == wgpu::Backend::Gl))
+}
+
+/// Why an adapter cannot run the kernels, if it cannot.
+fn unfit(adapter: &wgpu::Adapter) -> Option<String> {
+    let flags = adapter.get_downlevel_capabilities().flags;
+    if !flags.contains(wgpu::DownlevelFlags::COMPUTE_SHADERS) {
+        return Some("no compute shaders".to_owned());
+    }
+    let buffers = adapter.limits().max_storage_buffers_per_shader_stage;
+    (buffers < STORAGE_BUFFERS).then(|| format!("{buffers} storage buffers per stage, {STORAGE_BUFFERS} needed"))
+}
+
+pub(super) fn info_of(info: &wgpu::AdapterInfo, index: Option<usize>) -> DeviceInfo {
+    DeviceInfo {
+        index,
+        name: info.name.clone(),
+        backend: info.backend.to_string(),
+        device_type: match info.device_type {
+            wgpu::DeviceType::DiscreteGpu => "discrete-gpu",
+            wgpu::DeviceType::IntegratedGpu => "integrated-gpu",
+            wgpu::DeviceType::VirtualGpu => "virtual-gpu",
+            wgpu::DeviceType::Cpu => "cpu",
+            wgpu::DeviceType::Other => "other",
+        }
+        .to_owned(),
+        driver: [info.driver.as_str(), info.driver_info.as_str()]
+            .into_iter()
+            .filter(|part| !part.is_empty())
+            .collect::<Vec<_>>()
+            .join(" "),
+    }
+}
+
+/// An adapter of this machine, and what it allows.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct AdapterDescription {
+    /// Name, backend and driver.
+    pub info: DeviceInfo,
+    /// Whether it is hardware; software adapters are never chosen by `auto`.
+    pub hardware: bool,
+    /// The limits that it offers.
+    pub limits: wgpu::Limits,
+    /// Why it cannot run the kernels, if it cannot.
+    pub unfit: Option<String>,
+}
+
+async fn enumerate() -> Vec<wgpu::Adapter> {
+    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor {
+        backends: wgpu::Backends::VULKAN | wgpu::Backends::METAL | wgpu::Backends::DX12 | wgpu::Backends::GL,
+        ..wgpu::InstanceDescriptor::new_without_display_handle()
+    });
+    instance.enumerate_adapters(wgpu::Backends::all()).await
+}
+
+/// Every adapter of this machine, in the order of their indices.
+pub async fn adapters() -> Vec<AdapterDescription> {
+    let describe = |(index, adapter): (usize, &wgpu::Adapter)| {
+        let info = adapter.get_info();
+        AdapterDescription {
+            info: info_of(&info, Some(index)),
+            hardware: is_hardware(info.device_type),
+            limits: adapter.limits(),
+            unfit: unfit(adapter),
+        }
+    };
+    enumerate().await.iter().enumerate().map(describe).collect()
+}
+
+/// Opens the best adapter that is admitted and fit, with all that it allows.
+pub(super) async fn open(select: &Select) -> Result<(DeviceInfo, wgpu::Device, wgpu::Queue)> {
+    let all = enumerate().await;
+    let mut tried = Vec::new();
+    let mut best: Option<((u32, u32), usize)> = None;
+    for (index, adapter) in all.iter().enumerate() {
+        let info = adapter.get_info();
+        let why = unfit(adapter).unwrap_or_else(|| "fit".to_owned());
+        tried.push(format!("{index}: {} ({}, {why})", info.name, info.backend));
+        let better = best.is_none_or(|(found, _)| rank(&info) < found);
+        if select.admits(index, &info) && unfit(adapter).is_none() && better {
+            best = Some((rank(&info), index));
+        }
+    }
+    let Some((_, index)) = best else {
+        let tried = match tried.len() {
+            0 => {
+                "this machine has no adapter (a software Vulkan driver such as Mesa's lavapipe gives it one)".to_owned()
+            }
+            _ => format!("found {}", tried.join("; ")),
+        };
+        return Err(Error::NoAdapter { wanted: select.to_string(), tried });
+    };
+    let adapter = &all[index];
+    let descriptor = wgpu::DeviceDescriptor {
+        label: Some("wgpu-quant device"),
+        required_features: adapter.features() & wgpu::Features::TIMESTAMP_QUERY,
+        required_limits: adapter.limits(),
+        ..Default::default()
+    };
+    let info = info_of(&adapter.get_info(), Some(index));
+    let (device, queue) = adapter
+        .request_device(&descriptor)
+        .await
+        .map_err(|e| Error::RequestDevice { adapter: info.name.clone(), message: e.to_string() })?;
+    Ok((info, device, queue))
+}
