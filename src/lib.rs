@@ -5,6 +5,8 @@ pub mod cpu;
 mod device;
 mod error;
 mod exact;
+#[cfg(feature = "cli")]
+pub mod file;
 #[cfg(feature = "gpu")]
 pub mod gpu;
 mod layout;
