@@ -1,0 +1,173 @@
+//! The arguments; their doc comments are `--help`.
+
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{Args, Parser, Subcommand};
+use globset::{Glob, GlobBuilder};
+use std::path::PathBuf;
+use wgpu_quant::file::FileKind;
+use wgpu_quant::{Granularity, Scheme};
+
+/// Quantizes model files on the GPU or the CPU, with the same bits on every device.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage, \
+    3 --strict and a tensor was not quantized as asked, 4 --min-sqnr was not met."
+)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Quantize(QuantizeArgs),
+    Dequantize(DequantizeArgs),
+    Inspect(InspectArgs),
+    Compare(CompareArgs),
+    Devices(DevicesArgs),
+}
+
+/// Quantize the float tensors of a file, and copy the others.
+///
+/// Of a .safetensors file, float tensors of rank 2 and more are quantized; of a .npy file, its tensor.
+#[derive(Debug, Args)]
+pub(crate) struct QuantizeArgs {
+    /// A .safetensors or .npy file.
+    #[arg(value_name = "IN")]
+    pub(crate) input: PathBuf,
+    /// The file to write, a .safetensors.
+    #[arg(short, long = "output", value_name = "OUT", value_parser = safetensors_path,
+          required_unless_present = "dry_run")]
+    pub(crate) out: Option<PathBuf>,
+    /// Code type and arithmetic.
+    #[arg(long, value_name = "S", default_value_t = Scheme::INT8_ABSMAX, value_parser = scheme_parser())]
+    pub(crate) scheme: Scheme,
+    /// Which elements share a scale: tensor, or channel=K for one scale per index of axis K (negative K counts
+    /// from the last axis) [default: channel=0 for rank 2 and more, tensor below].
+    #[arg(long, value_name = "tensor|channel=K")]
+    pub(crate) per: Option<Granularity>,
+    #[command(flatten)]
+    pub(crate) device: DeviceArg,
+    /// Quantize tensors whose name matches too, whatever their rank; can be repeated.
+    #[arg(long, value_name = "GLOB", value_parser = glob)]
+    pub(crate) include: Vec<Glob>,
+    /// Copy tensors whose name matches, whatever else is asked; can be repeated.
+    #[arg(long, value_name = "GLOB", value_parser = glob)]
+    pub(crate) exclude: Vec<Glob>,
+    /// End with exit code 3 when a float tensor could not be quantized as asked.
+    #[arg(long)]
+    pub(crate) strict: bool,
+    /// Show what would be done and how large the result would be; write no OUT.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Overwrite OUT and REPORT.
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Write a report as JSON; `-` writes it to stdout in place of the table.
+    #[arg(long, value_name = "REPORT")]
+    pub(crate) json: Option<PathBuf>,
+    /// Print no table and no progress.
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+}
+
+/// Turn a quantized file back into F32 tensors.
+#[derive(Debug, Args)]
+pub(crate) struct DequantizeArgs {
+    /// A .safetensors file that `quantize` wrote.
+    #[arg(value_name = "IN")]
+    pub(crate) input: PathBuf,
+    /// The file to write: a .safetensors, or a .npy for a single tensor.
+    #[arg(short, long = "output", value_name = "OUT", value_parser = tensor_path)]
+    pub(crate) out: PathBuf,
+    #[command(flatten)]
+    pub(crate) device: DeviceArg,
+    /// Overwrite OUT.
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Print no table and no progress.
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+}
+
+/// List a file's tensors: shapes, types, schemes, bytes, bits per weight.
+#[derive(Debug, Args)]
+pub(crate) struct InspectArgs {
+    /// A .safetensors or .npy file.
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Measure what quantization lost, per tensor and in total.
+#[derive(Debug, Args)]
+pub(crate) struct CompareArgs {
+    /// The file that was quantized.
+    #[arg(value_name = "ORIGINAL")]
+    pub(crate) original: PathBuf,
+    /// What `quantize` made of it.
+    #[arg(value_name = "QUANTIZED")]
+    pub(crate) quantized: PathBuf,
+    #[command(flatten)]
+    pub(crate) device: DeviceArg,
+    /// Print the report as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// End with exit code 4 when the total signal-to-noise ratio is below this many dB.
+    #[arg(long, value_name = "DB", allow_negative_numbers = true, value_parser = decibels)]
+    pub(crate) min_sqnr: Option<f64>,
+    /// Print no table and no progress.
+    #[arg(short, long, conflicts_with = "json")]
+    pub(crate) quiet: bool,
+}
+
+/// List the adapters of this machine.
+#[derive(Debug, Args)]
+pub(crate) struct DevicesArgs {
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DeviceArg {
+    /// Where to compute: auto, cpu, gpu (the best adapter), an adapter's index, or a part of its name. The bits
+    /// are the same everywhere.
+    #[arg(long = "device", value_name = "auto|cpu|gpu|INDEX|NAME", default_value = "auto")]
+    pub(crate) name: String,
+}
+
+fn scheme_parser() -> impl TypedValueParser<Value = Scheme> {
+    PossibleValuesParser::new(Scheme::ALL.iter().map(|scheme| scheme.name())).try_map(|name| name.parse::<Scheme>())
+}
+
+fn safetensors_path(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    match FileKind::of(&path) {
+        Some(FileKind::Safetensors) => Ok(path),
+        _ => Err("the extension must be .safetensors".to_owned()),
+    }
+}
+
+fn tensor_path(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    match FileKind::of(&path) {
+        Some(_) => Ok(path),
+        None => Err("the extension must be .safetensors or .npy".to_owned()),
+    }
+}
+
+fn glob(text: &str) -> Result<Glob, String> {
+    // Set, because the default is another one on Windows.
+    GlobBuilder::new(text).backslash_escape(true).build().map_err(|e| e.to_string())
+}
+
+fn decibels(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(db) if !db.is_nan() => Ok(db),
+        _ => Err("not a number".to_owned()),
+    }
+}

@@ -1,0 +1,91 @@
+//! `wgpu-quant dequantize`
+
+use super::Outcome;
+use super::args::DequantizeArgs;
+use super::output::{self, Writer};
+use super::progress::Progress;
+use super::report::{self, Figures, Report, Row, Status};
+use std::collections::HashSet;
+use wgpu_quant::file::{self, Dtype, FileKind, Input, Layout, METADATA_KEY, NewFile, Sources, TensorView};
+use wgpu_quant::{Backend, Result};
+
+pub(crate) fn run(args: &DequantizeArgs) -> Result<Outcome> {
+    let input = Input::open(&args.input)?;
+    output::check(&args.out, &[&args.input], args.force)?;
+    let sources = Sources::expect(&input)?;
+    let companions = sources.companions();
+    let tensors: Vec<_> = input.tensors().filter(|tensor| !companions.contains(tensor.name)).collect();
+    let mut out = Out::create(args, &input, &sources, &tensors)?;
+    let backend = Backend::open(&args.device.name)?;
+
+    let mut report = Report::new(&backend);
+    let progress = Progress::new(tensors.iter().map(|t| t.bytes.len() as u64).sum(), args.quiet);
+    for tensor in &tensors {
+        progress.start(tensor.name);
+        match sources.load(&input, tensor.name)? {
+            Some(quantized) => {
+                let values =
+                    backend.dequantize(&quantized).map_err(|e| output::at_tensor(&args.input, tensor.name, e))?;
+                out.write(tensor.name, &file::le_bytes(&values))?;
+                let bytes_in = tensor.bytes.len() + size_of_val(quantized.scales());
+                let coded = (quantized.scheme(), quantized.granularity());
+                let bytes_out = size_of_val(&values[..]) as u64;
+                let row = Row::coded(tensor, Status::Dequantized, coded, bytes_out, Figures::default());
+                report.push(row.reading(bytes_in as u64));
+            }
+            None => {
+                out.write(tensor.name, tensor.bytes)?;
+                report.push(Row::copied(tensor, "not quantized"));
+            }
+        }
+        progress.done(tensor.bytes.len());
+    }
+    drop(progress);
+    out.commit()?;
+    report.finish();
+    Ok(report::done(if args.quiet { String::new() } else { report.to_text() }))
+}
+
+/// Where the values go.
+enum Out {
+    Safetensors(Writer),
+    Npy { file: NewFile, header_bytes: u64 },
+}
+
+impl Out {
+    fn create(args: &DequantizeArgs, input: &Input, sources: &Sources, tensors: &[TensorView<'_>]) -> Result<Self> {
+        let refuse = |message: String| file::invalid(input.path(), message);
+        if FileKind::of(&args.out) == Some(FileKind::Npy) {
+            let [tensor] = tensors else {
+                let names = tensors.len();
+                return Err(refuse(format!("holds {names} tensors; a .npy holds one, a .safetensors any number")));
+            };
+            // `expect` found a quantized tensor, and there is no other.
+            let header = file::npy_header(tensor.shape).map_err(refuse)?;
+            let mut file = NewFile::create(&args.out, args.force)?;
+            file.write_at(0, &header)?;
+            return Ok(Self::Npy { file, header_bytes: header.len() as u64 });
+        }
+        let quantized: HashSet<&str> = sources.0.keys().map(String::as_str).collect();
+        let dtype = |tensor: &TensorView<'_>| if quantized.contains(tensor.name) { Dtype::F32 } else { tensor.dtype };
+        let stored = tensors.iter().map(|t| (t.name.to_owned(), dtype(t), t.shape.to_vec()));
+        let mut metadata = input.metadata().clone();
+        metadata.remove(METADATA_KEY);
+        let layout = Layout::new(stored, &metadata).map_err(refuse)?;
+        Writer::create(&args.out, args.force, layout).map(Self::Safetensors)
+    }
+
+    fn write(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
+        match self {
+            Self::Safetensors(writer) => writer.write(name, bytes),
+            Self::Npy { file, header_bytes } => file.write_at(*header_bytes, bytes),
+        }
+    }
+
+    fn commit(self) -> Result<()> {
+        match self {
+            Self::Safetensors(writer) => writer.commit(),
+            Self::Npy { file, .. } => file.commit(),
+        }
+    }
+}

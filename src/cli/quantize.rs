@@ -1,0 +1,186 @@
+//! `wgpu-quant quantize`
+
+use super::args::QuantizeArgs;
+use super::choice::{Choice, CopyReason, Decision};
+use super::output::{self, Writer};
+use super::progress::Progress;
+use super::report::{Figures, Report, Row, Status, count};
+use super::{Code, Outcome, warn};
+use globset::Glob;
+use std::collections::BTreeMap;
+use std::path::Path;
+use wgpu_quant::file::{self, Input, Layout, METADATA_KEY, NewFile, Source, Sources, TensorView};
+use wgpu_quant::{Backend, Granularity, LossDetail, Result, Spec, Tensor};
+
+pub(crate) fn run(args: &QuantizeArgs) -> Result<Outcome> {
+    let input = Input::open(&args.input)?;
+    let to_stdout = args.json.as_deref() == Some("-".as_ref());
+    let report_path = args.json.as_deref().filter(|_| !to_stdout);
+    check_paths(args, report_path)?;
+    let steps = plan(args, &input)?;
+    let layout = layout(&input, &steps)?;
+    let backend = Backend::open(&args.device.name)?;
+    // Opened before the work, so that a path that cannot be written to costs no time.
+    let mut out = match &args.out {
+        Some(path) if !args.dry_run => Writer::create(path, args.force, layout)?,
+        _ => Writer::dry(layout),
+    };
+    let report_file = report_path.map(|path| NewFile::create(path, args.force)).transpose()?;
+
+    let wants_report = args.json.is_some() || !args.quiet;
+    let loss = if wants_report { LossDetail::Summary } else { LossDetail::None };
+    let mut report = Report::new(&backend);
+    let progress = Progress::new(input.tensors().map(|t| t.bytes.len() as u64).sum(), args.quiet);
+    for Step { tensor, action } in &steps {
+        progress.start(tensor.name);
+        match action {
+            Action::Quantize(source) => {
+                let spec = Spec::new(source.scheme).per(source.granularity).loss(loss);
+                quantize(&backend, tensor, &spec, source, &mut out, &mut report)
+                    .map_err(|e| output::at_tensor(&args.input, tensor.name, e))?;
+            }
+            Action::Copy(reason) => {
+                out.write(tensor.name, tensor.bytes)?;
+                report.push(Row::copied(tensor, reason.to_string()));
+            }
+        }
+        progress.done(tensor.bytes.len());
+    }
+    drop(progress);
+    report.finish();
+
+    out.commit()?;
+    if let Some(mut file) = report_file {
+        file.write_at(0, report.to_json()?.as_bytes())?;
+        file.commit()?;
+    }
+    let text = match (to_stdout, args.quiet) {
+        (true, _) => report.to_json()?,
+        (false, true) => String::new(),
+        (false, false) => report.to_text(),
+    };
+    let lapsed = warn_of_lapses(&steps);
+    Ok(Outcome { text, code: if lapsed && args.strict { Code::NotAsAsked } else { Code::Done } })
+}
+
+fn check_paths(args: &QuantizeArgs, report: Option<&Path>) -> Result<()> {
+    let mut taken = vec![&*args.input];
+    if let Some(out) = &args.out {
+        output::check(out, &taken, args.force)?;
+        taken.push(out);
+    }
+    report.map_or(Ok(()), |report| output::check(report, &taken, args.force))
+}
+
+/// What happens to a tensor.
+struct Step<'a> {
+    tensor: TensorView<'a>,
+    action: Action,
+}
+
+enum Action {
+    Quantize(Source),
+    Copy(CopyReason),
+}
+
+fn plan<'a>(args: &QuantizeArgs, input: &'a Input) -> Result<Vec<Step<'a>>> {
+    if input.metadata().contains_key(METADATA_KEY) {
+        return Err(file::invalid(&args.input, "is quantized by wgpu-quant already; `dequantize` it first"));
+    }
+    let choice = Choice::new(&args.include, &args.exclude, args.per, input.kind())
+        .map_err(|e| file::invalid(&args.input, format!("--include and --exclude: {e}")))?;
+    warn_of_idle_globs("--include", &args.include, input);
+    warn_of_idle_globs("--exclude", &args.exclude, input);
+    let action = |tensor: &TensorView<'_>| match choice.decide(tensor) {
+        Decision::Copy(reason) => Action::Copy(reason),
+        Decision::Quantize(granularity) => Action::Quantize(source(args, tensor, granularity)),
+    };
+    Ok(input.tensors().map(|tensor| Step { action: action(&tensor), tensor }).collect())
+}
+
+/// Scales that a tensor without elements may have: its shape, a few bytes in a hostile file, is no evidence
+/// that the terabytes for them are there.
+const MAX_IDLE_SCALES: usize = 1 << 20;
+
+fn source(args: &QuantizeArgs, tensor: &TensorView<'_>, granularity: Granularity) -> Source {
+    Source { scheme: args.scheme, granularity, shape: tensor.shape.to_vec(), dtype: tensor.dtype }
+}
+
+fn layout(input: &Input, steps: &[Step<'_>]) -> Result<Layout> {
+    let refuse = |message: String| file::invalid(input.path(), message);
+    let (mut tensors, mut sources) = (vec![], Sources::default());
+    for Step { tensor, action } in steps {
+        let name = tensor.name.to_owned();
+        let Action::Quantize(source) = action else {
+            tensors.push((name, tensor.dtype, tensor.shape.to_vec()));
+            continue;
+        };
+        let parts = file::parts(tensor.name, source)?;
+        if let Some((part, ..)) = parts[1..].iter().find(|(part, ..)| input.tensor(part).is_some()) {
+            return Err(refuse(format!("holds {part:?}, the name that the scale of {name:?} needs")));
+        }
+        let scales: usize = parts[1].2.iter().product();
+        if tensor.elems() == 0 && scales > MAX_IDLE_SCALES {
+            return Err(refuse(format!("{name:?} holds no element but would take {scales} scales")));
+        }
+        tensors.extend(parts);
+        sources.0.insert(name, source.clone());
+    }
+    let mut metadata: BTreeMap<String, String> = input.metadata().clone();
+    metadata.insert(METADATA_KEY.to_owned(), sources.to_json().map_err(refuse)?);
+    Layout::new(tensors, &metadata).map_err(refuse)
+}
+
+fn quantize(
+    backend: &Backend,
+    tensor: &TensorView<'_>,
+    spec: &Spec,
+    source: &Source,
+    out: &mut Writer,
+    report: &mut Report,
+) -> Result<()> {
+    let [(codes, ..), (scale, ..)] = file::parts(tensor.name, source)?;
+    let bytes = out.tensor_bytes(&codes) + out.tensor_bytes(&scale);
+    let row = |status, figures| Row::coded(tensor, status, (spec.scheme, spec.granularity), bytes, figures);
+    if out.is_dry() {
+        report.push(row(Status::Planned, Figures::default()));
+        return Ok(());
+    }
+    // Only floats that are read were chosen.
+    let values = tensor.to_f32().unwrap_or_default();
+    let result = backend.quantize(Tensor::new(&values, tensor.shape)?, spec)?.value;
+    out.write(&codes, result.tensor.codes())?;
+    out.write(&scale, &file::le_bytes(result.tensor.scales()))?;
+    let figures = result.loss.as_ref().map(|loss| {
+        report.add_loss(&loss.sums);
+        Figures::new(&loss.sums, result.counts)
+    });
+    report.push(row(Status::Quantized, figures.unwrap_or_default()));
+    Ok(())
+}
+
+/// Tells of float tensors that are left alone though they were asked for; true when there are any.
+fn warn_of_lapses(steps: &[Step<'_>]) -> bool {
+    let mut by_reason = BTreeMap::<String, u64>::new();
+    for step in steps {
+        if let Action::Copy(reason) = &step.action
+            && reason.trips_strict()
+        {
+            *by_reason.entry(reason.to_string()).or_default() += 1;
+        }
+    }
+    for (reason, n) in &by_reason {
+        warn(&format!("copied and not quantized: {}: {reason}", count(*n, "float tensor")));
+    }
+    !by_reason.is_empty()
+}
+
+/// A misspelt pattern is silent otherwise.
+fn warn_of_idle_globs(flag: &str, globs: &[Glob], input: &Input) {
+    for glob in globs {
+        let matcher = glob.compile_matcher();
+        if !input.tensors().any(|tensor| matcher.is_match(tensor.name)) {
+            warn(&format!("{flag} {:?} matches no tensor", glob.glob()));
+        }
+    }
+}
