@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use std::fmt;
+use std::ops::Range;
 use std::str::FromStr;
 
 /// Which elements share a scale: the tensor, or each index of one axis.
@@ -146,30 +147,56 @@ impl<'a> Tensor<'a> {
     }
 }
 
-/// A stretch of consecutive elements that fits one buffer, and where it stands among the range units.
+/// Consecutive range units whose scales fit one buffer, and consecutive elements that do.
 #[cfg_attr(not(feature = "gpu"), allow(dead_code, reason = "only the device cuts tensors into chunks"))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Chunk {
     pub(crate) start: usize,
     pub(crate) elems: u32,
-    /// The unit of its first element.
-    pub(crate) first_unit: usize,
+    /// The slab that its units belong to: units `slab * slab_units` and on.
+    pub(crate) slab: usize,
+    /// The unit of its first element, counted within the slab.
+    pub(crate) first_unit: u32,
     /// What is left of the first element's run, as far as a u32 can say.
     pub(crate) first_left: u32,
 }
 
 #[cfg_attr(not(feature = "gpu"), allow(dead_code, reason = "only the device cuts tensors into chunks"))]
 impl RangeUnits {
-    /// Cuts the tensor into chunks of this many elements; the last may be shorter.
-    pub(crate) fn chunks(self, chunk_elems: u32) -> impl Iterator<Item = Chunk> {
-        let all = self.elems();
-        (0..all).step_by(chunk_elems as usize).map(move |start| Chunk {
-            start,
-            // Not more than chunk_elems, which is a u32.
-            elems: saturate(all - start).min(chunk_elems),
-            first_unit: self.unit_of(start),
-            first_left: saturate(self.inner_elems - start % self.inner_elems),
-        })
+    /// The number of slabs of this many units; one at least.
+    pub(crate) fn slabs(self, slab_units: usize) -> usize {
+        self.units.div_ceil(slab_units).max(1)
+    }
+
+    /// The units of a slab.
+    pub(crate) fn slab(self, slab: usize, slab_units: usize) -> Range<usize> {
+        slab * slab_units..((slab + 1) * slab_units).min(self.units)
+    }
+
+    /// Cuts the tensor into chunks of at most this many elements, in order. A chunk sees units of one slab.
+    pub(crate) fn chunks(self, chunk_elems: u32, slab_units: usize) -> Vec<Chunk> {
+        let slabs = self.slabs(slab_units);
+        // Where there is one slab, runs of units follow each other through the whole tensor.
+        let repeats = if slabs == 1 { 1 } else { self.outer };
+        let mut chunks = Vec::new();
+        for repeat in 0..repeats {
+            for slab in 0..slabs {
+                let units = self.slab(slab, slab_units);
+                let first = (repeat * self.units + units.start) * self.inner_elems;
+                let end = if slabs == 1 { self.elems() } else { first + units.len() * self.inner_elems };
+                for start in (first..end).step_by(chunk_elems as usize) {
+                    chunks.push(Chunk {
+                        start,
+                        // Not more than chunk_elems, which is a u32.
+                        elems: saturate(end - start).min(chunk_elems),
+                        slab,
+                        first_unit: saturate(self.unit_of(start) - units.start),
+                        first_left: saturate(self.inner_elems - start % self.inner_elems),
+                    });
+                }
+            }
+        }
+        chunks
     }
 }
 
@@ -207,24 +234,27 @@ mod tests {
 
     #[test]
     fn chunks_cover_the_tensor_and_know_where_they_stand() {
-        for (outer, units, inner_elems) in [(1, 1, 1000), (2, 3, 7), (1, 50, 20), (1000, 1, 1)] {
+        for (outer, units, inner_elems) in [(1, 1, 1000), (2, 3, 7), (1, 50, 20), (1000, 1, 1), (3, 20, 1)] {
             let units = RangeUnits { outer, units, inner_elems };
-            for chunk_elems in [4, 64, 100, 100_000] {
+            for (chunk_elems, slab_units) in [(4, 8), (64, 1), (100, 7), (100_000, 100)] {
                 let mut next = 0;
-                for chunk in units.chunks(chunk_elems) {
+                for chunk in units.chunks(chunk_elems, slab_units) {
+                    let slab = units.slab(chunk.slab, slab_units);
                     assert_eq!(chunk.start, next);
-                    assert_eq!(chunk.first_unit, units.unit_of(chunk.start));
+                    assert_eq!(slab.start + chunk.first_unit as usize, units.unit_of(chunk.start));
                     let run_end = chunk.start + chunk.first_left as usize;
                     assert!(run_end % inner_elems == 0 && chunk.first_left as usize <= inner_elems);
                     next += chunk.elems as usize;
+                    assert!(slab.contains(&units.unit_of(next - 1)));
                 }
                 assert_eq!(next, units.elems());
             }
         }
         let huge = RangeUnits { outer: 1, units: 2, inner_elems: 1 << 39 };
-        let last = huge.chunks(1 << 28).last().unwrap();
+        let chunks = huge.chunks(1 << 28, 1 << 20);
+        let last = chunks.last().unwrap();
         assert_eq!((last.first_unit, last.first_left, last.elems), (1, 1 << 28, 1 << 28));
-        assert_eq!(huge.chunks(1 << 28).next().unwrap().first_left, u32::MAX);
+        assert_eq!(chunks[0].first_left, u32::MAX);
     }
 
     #[test]

@@ -19,14 +19,54 @@ pub(super) struct Dispatch {
     pub(super) workgroups: u64,
 }
 
+impl Dispatch {
+    pub(super) fn new(
+        kernel: Kernel,
+        scheme: Scheme,
+        params: Params,
+        buffers: &[(u32, &wgpu::Buffer)],
+        workgroups: u64,
+    ) -> Self {
+        let buffers = buffers.iter().map(|&(binding, buffer)| (binding, buffer.clone())).collect();
+        Self { kernel, scheme, params, buffers, workgroups }
+    }
+}
+
 type Scope = Pin<Box<dyn Future<Output = Option<wgpu::Error>> + Send>>;
+
+/// Open error scopes, one per kind of error; they must close in reverse order, on the thread that opened them.
+struct Scopes(Vec<wgpu::ErrorScopeGuard>);
+
+impl Scopes {
+    fn open(device: &wgpu::Device) -> Self {
+        use wgpu::ErrorFilter::{Internal, OutOfMemory, Validation};
+        Self([Internal, Validation, OutOfMemory].map(|filter| device.push_error_scope(filter)).into())
+    }
+
+    fn close(mut self) -> Vec<Scope> {
+        std::iter::from_fn(|| self.0.pop()).map(|scope| Box::pin(scope.pop()) as Scope).collect()
+    }
+}
+
+impl Drop for Scopes {
+    fn drop(&mut self) {
+        while self.0.pop().is_some() {}
+    }
+}
 
 /// Work that is being gathered. Every error of wgpu from here to `submit` is caught.
 pub(super) struct Job<'g> {
     gpu: &'g Gpu,
-    scopes: [wgpu::ErrorScopeGuard; 3],
+    scopes: Scopes,
     dispatches: Vec<Dispatch>,
-    reads: Vec<(wgpu::Buffer, u64)>,
+    reads: Vec<(wgpu::Buffer, usize)>,
+}
+
+/// A buffer that is being mapped, and how many of its bytes count.
+struct Mapping {
+    buffer: wgpu::Buffer,
+    bytes: usize,
+    done: OneshotReceiver<Result<(), wgpu::BufferAsyncError>>,
 }
 
 /// Submitted work.
@@ -34,35 +74,27 @@ pub(super) struct Pending {
     device: wgpu::Device,
     scopes: Vec<Scope>,
     index: Option<wgpu::SubmissionIndex>,
-    mapped: Vec<(wgpu::Buffer, OneshotReceiver<Result<(), wgpu::BufferAsyncError>>)>,
+    mapped: Vec<Mapping>,
     kernels: Vec<Kernel>,
     timestamp_period: f32,
 }
 
 /// What came back: each read's bytes, and the kernels' times if they were taken.
 pub(super) struct Finished {
-    buffers: Vec<wgpu::Buffer>,
+    buffers: Vec<(wgpu::Buffer, usize)>,
     pub(super) times: Vec<(Kernel, f64)>,
 }
 
 impl<'g> Job<'g> {
     pub(super) fn new(gpu: &'g Gpu) -> Result<Self> {
         gpu.check_alive()?;
-        let scope = |filter| gpu.device.push_error_scope(filter);
-        // A scope catches one kind of error; the innermost comes last.
-        let scopes = [
-            scope(wgpu::ErrorFilter::Internal),
-            scope(wgpu::ErrorFilter::Validation),
-            scope(wgpu::ErrorFilter::OutOfMemory),
-        ];
-        Ok(Self { gpu, scopes, dispatches: Vec::new(), reads: Vec::new() })
+        Ok(Self { gpu, scopes: Scopes::open(&gpu.device), dispatches: Vec::new(), reads: Vec::new() })
     }
 
     /// A zeroed storage buffer of this many bytes, rounded up to whole vectors.
     pub(super) fn buffer(&self, what: &'static str, bytes: usize) -> Result<wgpu::Buffer> {
         let size = (bytes.max(1) as u64).next_multiple_of(16);
-        let limits = &self.gpu.limits;
-        let allowed = limits.max_buffer_size.min(limits.max_storage_buffer_binding_size);
+        let allowed = self.gpu.max_buffer_bytes();
         if size > allowed {
             return Err(Error::TooLarge { what, found: size, allowed });
         }
@@ -92,38 +124,33 @@ impl<'g> Job<'g> {
         self.dispatches.push(dispatch);
     }
 
-    /// Asks for a buffer's first bytes; they are the next read's.
-    pub(super) fn read(&mut self, buffer: &wgpu::Buffer, bytes: usize) {
-        self.reads.push((buffer.clone(), (bytes as u64).next_multiple_of(4)));
+    /// Asks for a buffer's first bytes, and returns the read's number.
+    pub(super) fn read(&mut self, buffer: &wgpu::Buffer, bytes: usize) -> usize {
+        self.reads.push((buffer.clone(), bytes));
+        self.reads.len() - 1
     }
 
     /// Records everything into one command buffer and submits it.
     pub(super) fn submit(self) -> Result<Pending> {
         let Self { gpu, scopes, dispatches, reads } = self;
-        let device = &gpu.device;
-        let recorded = record(gpu, &dispatches, &reads);
-        let staged = recorded.map(|(commands, staged)| {
-            let index = gpu.queue.submit([commands]);
-            gpu.count_submission();
-            (index, staged)
-        });
-        // Popped on the thread that pushed them, innermost first, also when recording failed.
-        let scopes = scopes.into_iter().rev().map(|scope| Box::pin(scope.pop()) as Scope).collect();
-        let (index, staged) = staged?;
+        let (commands, staged) = record(gpu, &dispatches, &reads)?;
+        let index = gpu.queue.submit([commands]);
+        gpu.count_submission();
         let mapped = staged
             .into_iter()
-            .map(|buffer| {
-                let (sender, receiver) = oneshot_channel();
+            .map(|(buffer, bytes)| {
+                let (sender, done) = oneshot_channel();
                 buffer.map_async(wgpu::MapMode::Read, .., move |result| {
                     // The receiver may be gone: a future that was dropped.
                     let _ = sender.send(result);
                 });
-                (buffer, receiver)
+                Mapping { buffer, bytes, done }
             })
             .collect();
+        let scopes = scopes.close();
         let timed = gpu.takes_timestamps();
         Ok(Pending {
-            device: device.clone(),
+            device: gpu.device.clone(),
             scopes,
             index: Some(index),
             mapped,
@@ -136,8 +163,8 @@ impl<'g> Job<'g> {
 fn record(
     gpu: &Gpu,
     dispatches: &[Dispatch],
-    reads: &[(wgpu::Buffer, u64)],
-) -> Result<(wgpu::CommandBuffer, Vec<wgpu::Buffer>)> {
+    reads: &[(wgpu::Buffer, usize)],
+) -> Result<(wgpu::CommandBuffer, Vec<(wgpu::Buffer, usize)>)> {
     let device = &gpu.device;
     let mut encoder =
         device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("wgpu-quant commands") });
@@ -213,12 +240,16 @@ fn record(
     };
     let mut staged = Vec::new();
     for (buffer, bytes) in reads {
-        let to = staging((*bytes).max(4));
-        encoder.copy_buffer_to_buffer(buffer, 0, &to, 0, *bytes);
-        staged.push(to);
+        // Copies are whole words, and there are no empty ones.
+        let size = (*bytes as u64).next_multiple_of(4);
+        let to = staging(size.max(4));
+        if size > 0 {
+            encoder.copy_buffer_to_buffer(buffer, 0, &to, 0, size);
+        }
+        staged.push((to, *bytes));
     }
     if let Some(queries) = &queries {
-        let bytes = u64::from(queries.count()) * 8;
+        let bytes = 16 * dispatches.len() as u64;
         let resolved = device.create_buffer(&wgpu::BufferDescriptor {
             label: Some("wgpu-quant timestamps"),
             size: bytes,
@@ -228,7 +259,7 @@ fn record(
         encoder.resolve_query_set(queries, 0..queries.count(), &resolved, 0);
         let to = staging(bytes);
         encoder.copy_buffer_to_buffer(&resolved, 0, &to, 0, bytes);
-        staged.push(to);
+        staged.push((to, 16 * dispatches.len()));
     }
     Ok((encoder.finish(), staged))
 }
@@ -292,9 +323,9 @@ impl Pending {
 
     async fn finish(self, gpu: &Gpu) -> Result<Finished> {
         let mut buffers = Vec::with_capacity(self.mapped.len());
-        for (buffer, receiver) in self.mapped {
-            match receiver.receive().await {
-                Some(Ok(())) => buffers.push(buffer),
+        for Mapping { buffer, bytes, done } in self.mapped {
+            match done.receive().await {
+                Some(Ok(())) => buffers.push((buffer, bytes)),
                 Some(Err(_)) | None => {
                     gpu.check_alive()?;
                     return Err(lost("a result could not be mapped"));
@@ -304,7 +335,7 @@ impl Pending {
         gpu.count_readback();
         let mut finished = Finished { buffers, times: Vec::new() };
         if !self.kernels.is_empty() {
-            let ticks: Vec<u64> = finished.values(finished.buffers.len() - 1, 2 * self.kernels.len())?;
+            let ticks: Vec<u64> = finished.concat(&[finished.buffers.len() - 1])?;
             let seconds = |pair: &[u64]| (pair[1] - pair[0]) as f64 * f64::from(self.timestamp_period) * 1e-9;
             finished.times = self.kernels.into_iter().zip(ticks.chunks(2).map(seconds)).collect();
         }
@@ -325,27 +356,21 @@ fn wait_for(device: &wgpu::Device, index: Option<wgpu::SubmissionIndex>, timeout
 }
 
 impl Finished {
-    /// Appends the first `len` values of read `i`.
-    pub(super) fn append<T: bytemuck::Pod>(&self, i: usize, len: usize, out: &mut Vec<T>) -> Result<()> {
-        if len == 0 {
-            return Ok(());
+    /// What these reads hold, one after the other.
+    pub(super) fn concat<T: bytemuck::Pod>(&self, reads: &[usize]) -> Result<Vec<T>> {
+        let mut all = Vec::with_capacity(reads.iter().map(|&read| self.buffers[read].1 / size_of::<T>()).sum());
+        for &read in reads {
+            let (buffer, bytes) = &self.buffers[read];
+            let view = buffer.get_mapped_range(..).map_err(|e| Error::Gpu { message: format!("mapping: {e:?}") })?;
+            match bytemuck::try_cast_slice(&view[..*bytes]) {
+                Ok(values) => all.extend_from_slice(values),
+                // A mapping is aligned everywhere that is known; where it is not, read value by value.
+                Err(_) => {
+                    all.extend(view[..*bytes].chunks_exact(size_of::<T>()).map(bytemuck::pod_read_unaligned::<T>));
+                }
+            }
         }
-        let view =
-            self.buffers[i].get_mapped_range(..).map_err(|e| Error::Gpu { message: format!("mapping: {e:?}") })?;
-        let bytes = &view[..len * size_of::<T>()];
-        match bytemuck::try_cast_slice(bytes) {
-            Ok(values) => out.extend_from_slice(values),
-            // A mapping is aligned everywhere that is known; where it is not, read value by value.
-            Err(_) => out.extend(bytes.chunks_exact(size_of::<T>()).map(bytemuck::pod_read_unaligned::<T>)),
-        }
-        Ok(())
-    }
-
-    /// The first `len` values of read `i`.
-    pub(super) fn values<T: bytemuck::Pod>(&self, i: usize, len: usize) -> Result<Vec<T>> {
-        let mut values = Vec::with_capacity(len);
-        self.append(i, len, &mut values)?;
-        Ok(values)
+        Ok(all)
     }
 }
 

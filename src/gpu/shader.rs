@@ -35,6 +35,8 @@ pub struct Tuning {
     pub workgroup: u32,
     /// The most elements per buffer, when the device's limits allow as many; a multiple of 4.
     pub chunk_elems: u32,
+    /// The most range units whose scales share a buffer, when the device's limits allow as many.
+    pub slab_units: usize,
     /// The most workgroups per dimension, when the device's limits allow as many.
     pub workgroups_per_dimension: u32,
     /// How long a call waits for the device.
@@ -49,6 +51,7 @@ impl Default for Tuning {
             workgroup: 256,
             // 1 GiB of f32: far above what most devices bind at once.
             chunk_elems: 1 << 28,
+            slab_units: 1 << 26,
             workgroups_per_dimension: 65_535,
             timeout_seconds: 600,
             timestamps: false,
@@ -67,6 +70,12 @@ impl Tuning {
     #[must_use]
     pub fn chunk_elems(self, chunk_elems: u32) -> Self {
         Self { chunk_elems, ..self }
+    }
+
+    /// The same with at most this many range units to a buffer.
+    #[must_use]
+    pub fn slab_units(self, slab_units: usize) -> Self {
+        Self { slab_units, ..self }
     }
 
     /// The same with at most this many workgroups per dimension.

@@ -1,0 +1,143 @@
+//! Inputs that find wrong bits: edges, ties and their neighbours, and seeded random data.
+
+/// A small generator; the same numbers on every machine.
+pub struct Rng(u64);
+
+impl Rng {
+    pub fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    pub fn next_u32(&mut self) -> u32 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 32) as u32
+    }
+
+    pub fn below(&mut self, n: u32) -> u32 {
+        (u64::from(self.next_u32()) * u64::from(n) >> 32) as u32
+    }
+
+    /// Near enough to a normal distribution.
+    pub fn gauss(&mut self) -> f32 {
+        let sum: f32 = (0..8).map(|_| self.next_u32() as f32 / u32::MAX as f32).sum();
+        (sum - 4.0) * 1.2
+    }
+}
+
+/// Bit patterns that the contract's policies speak of.
+pub const EDGES: [u32; 22] = [
+    0x0000_0000,
+    0x8000_0000,
+    0x0000_0001,
+    0x8000_0001,
+    0x007f_ffff,
+    0x807f_ffff,
+    0x0080_0000,
+    0x8080_0000,
+    0x3f80_0000,
+    0xbf80_0000,
+    0x3f00_0000,
+    0x7f7f_ffff,
+    0xff7f_ffff,
+    0x7f80_0000,
+    0xff80_0000,
+    0x7fc0_0000,
+    0xffc0_0000,
+    0x7f80_0001,
+    0xffff_ffff,
+    0x4b00_0001,
+    0x3eaa_aaab,
+    0x4300_0000,
+];
+
+/// Scales whose significands and exponents lie at the ends.
+pub const SCALES: [u32; 20] = [
+    0x0000_0001,
+    0x0000_0003,
+    0x0012_3456,
+    0x007f_ffff,
+    0x0080_0000,
+    0x00ff_ffff,
+    0x0100_0000,
+    0x0100_0001,
+    0x3c23_d70a,
+    0x3f7f_ffff,
+    0x3f80_0000,
+    0x3f80_0001,
+    0x3d4c_cc00,
+    0x3da0_a0a1,
+    0x4049_0fdb,
+    0x76ab_cdef,
+    0x76ff_ffff,
+    0x7700_0000,
+    0x7dfc_cc44,
+    0x7e7f_ffff,
+];
+
+/// Kinds of data, by name.
+pub const KINDS: [&str; 16] = [
+    "gauss",
+    "bf16",
+    "bits",
+    "finite-bits",
+    "mixed",
+    "subnormal",
+    "tiny",
+    "huge",
+    "constant",
+    "negative-constant",
+    "one-sided",
+    "far-from-zero",
+    "zeros",
+    "all-nan",
+    "all-inf",
+    "ints",
+];
+
+/// `n` values of a kind.
+pub fn data(kind: &str, n: usize, seed: u64) -> Vec<f32> {
+    let mut rng = Rng::new(seed);
+    let value = |rng: &mut Rng, i: usize| match kind {
+        "gauss" => rng.gauss(),
+        "bf16" => f32::from_bits(rng.gauss().to_bits() & 0xffff_0000),
+        "bits" => f32::from_bits(rng.next_u32()),
+        "finite-bits" => {
+            let bits = rng.next_u32();
+            f32::from_bits(if bits & 0x7f80_0000 == 0x7f80_0000 { bits ^ 0x0080_0000 } else { bits })
+        }
+        "mixed" => match rng.below(4) {
+            0 => f32::from_bits(EDGES[rng.below(EDGES.len() as u32) as usize]),
+            _ => rng.gauss(),
+        },
+        "subnormal" => f32::from_bits(rng.next_u32() & 0x8000_ffff),
+        "tiny" => f32::from_bits(rng.next_u32() & 0x81ff_ffff),
+        "huge" => f32::from_bits(rng.next_u32() & 0x80ff_ffff | 0x7e00_0000),
+        "constant" => 0.1,
+        "negative-constant" => f32::from_bits(0x8000_0003),
+        "one-sided" => rng.gauss().abs(),
+        "far-from-zero" => 1000.0 + rng.gauss(),
+        "zeros" => f32::from_bits(rng.next_u32() & 0x8000_0000),
+        "all-nan" => f32::from_bits(rng.next_u32() | 0x7f80_0001),
+        "all-inf" => f32::from_bits(rng.next_u32() & 0x8000_0000 | 0x7f80_0000),
+        "ints" => (i as i32 % 511 - 255) as f32,
+        _ => unreachable!("no such kind of data"),
+    };
+    (0..n).map(|i| value(&mut rng, i)).collect()
+}
+
+/// The values within 3 ulp of every halfway point `(k + 1/2) s`, up to just beyond the codes, on both sides.
+pub fn halfway_neighbours(scale: f32) -> Vec<f32> {
+    let mut values = Vec::new();
+    for k in 0..=130 {
+        // Rounded like the f64 it is; three neighbours either way cover that.
+        let centre = ((f64::from(k) + 0.5) * f64::from(scale)) as f32;
+        for ulp in -3i32..=3 {
+            let bits = centre.to_bits().saturating_add_signed(ulp).min(0x7f80_0000);
+            values.extend([f32::from_bits(bits), f32::from_bits(bits | 0x8000_0000)]);
+        }
+    }
+    values.extend(EDGES.map(f32::from_bits));
+    values
+}

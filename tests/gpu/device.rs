@@ -1,0 +1,173 @@
+//! The device layer: what it opens, how often it goes there, and what its failures become.
+
+use crate::corpus::data;
+use crate::{Test, assert_same};
+use wgpu_quant::gpu::{Select, Tuning};
+use wgpu_quant::{Error, Gpu, Granularity, LossDetail, Scheme, Spec, Tensor, cpu, wgpu};
+
+pub const TESTS: &[Test] = &[
+    ("a_call_is_one_submission_and_one_read_back", traffic),
+    ("a_result_says_which_adapter_made_it", provenance),
+    ("the_async_calls_give_the_same", asynchronous),
+    ("a_callers_device_with_default_limits_works", borrowed),
+    ("two_threads_share_one_gpu", threads),
+    ("an_adapter_that_is_not_there_is_an_error_that_lists_what_was_tried", missing),
+    ("a_lost_device_is_an_error", lost),
+    ("a_callers_lost_device_is_an_error", borrowed_lost),
+    ("more_channels_than_fit_a_buffer_agree", too_many_units),
+    ("an_impossible_tuning_is_refused", tuning),
+    ("kernels_are_timed_when_asked_for", timestamps),
+];
+
+fn spec() -> Spec {
+    Spec::new(Scheme::INT8_ABSMAX).loss(LossDetail::PerElement)
+}
+
+fn traffic(_: &Gpu) {
+    let gpu = Gpu::open(&Select::from_env()).unwrap().with_tuning(Tuning::default().chunk_elems(4096)).unwrap();
+    let x = data("gauss", 10_000, 31);
+    let x = Tensor::new(&x, &[100, 100]).unwrap();
+    let count = |call: &dyn Fn()| {
+        let before = gpu.traffic();
+        call();
+        let after = gpu.traffic();
+        assert_eq!((after.submissions - before.submissions, after.readbacks - before.readbacks), (1, 1));
+    };
+    let q = cpu::quantize(x, &spec()).unwrap().tensor;
+    for spec in [spec(), Spec::new(Scheme::INT8_MINMAX).per(Granularity::Channel(1)).loss(LossDetail::Summary)] {
+        count(&|| drop(gpu.quantize(x, &spec).unwrap()));
+    }
+    count(&|| drop(gpu.quantize_with_scales(x, &spec(), &[0.1]).unwrap()));
+    count(&|| drop(gpu.dequantize(&q).unwrap()));
+    count(&|| drop(gpu.loss(x, &q, true).unwrap()));
+}
+
+fn provenance(gpu: &Gpu) {
+    let out = gpu.quantize(Tensor::new(&[1.0], &[1]).unwrap(), &spec()).unwrap();
+    assert_eq!(&out.device, gpu.info());
+    assert!(!out.device.is_cpu_path() && !out.device.name.is_empty());
+    let index = out.device.index.expect("an opened adapter has an index");
+    assert_eq!(Gpu::adapters()[index].info, out.device);
+}
+
+fn asynchronous(gpu: &Gpu) {
+    let x = data("mixed", 5000, 32);
+    let x = Tensor::new(&x, &[50, 100]).unwrap();
+    let spec = spec().per(Granularity::Channel(0));
+    let reference = cpu::quantize(x, &spec).unwrap();
+    pollster::block_on(async {
+        assert_same("async", &gpu.quantize_async(x, &spec).await.unwrap(), &reference);
+        let values = gpu.dequantize_async(&reference.tensor).await.unwrap();
+        assert_eq!(crate::bits(&values), crate::bits(&cpu::dequantize(&reference.tensor).unwrap()));
+        assert_eq!(gpu.loss_async(x, &reference.tensor, true).await.unwrap().value, reference.loss.clone().unwrap());
+        let scales = reference.tensor.scales();
+        assert_same("async", &gpu.quantize_with_scales_async(x, &spec, scales).await.unwrap(), &reference);
+    });
+}
+
+/// A device as another program would make it: no features, default limits.
+fn own_device() -> (wgpu::Device, wgpu::Queue) {
+    pollster::block_on(async {
+        let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
+        let adapter = instance.request_adapter(&wgpu::RequestAdapterOptions::default()).await.unwrap();
+        adapter.request_device(&wgpu::DeviceDescriptor::default()).await.unwrap()
+    })
+}
+
+fn borrowed(_: &Gpu) {
+    let (device, queue) = own_device();
+    let gpu = Gpu::from_device(device, queue);
+    let x = data("mixed", 40_000, 33);
+    let x = Tensor::new(&x, &[400, 100]).unwrap();
+    for granularity in [Granularity::Tensor, Granularity::Channel(0), Granularity::Channel(1)] {
+        let spec = spec().per(granularity);
+        assert_same("borrowed", &gpu.quantize(x, &spec).unwrap(), &cpu::quantize(x, &spec).unwrap());
+    }
+    assert_eq!(gpu.info().index, None);
+}
+
+fn threads(gpu: &Gpu) {
+    std::thread::scope(|scope| {
+        for seed in 0..4 {
+            scope.spawn(move || {
+                for _ in 0..5 {
+                    let x = data("mixed", 3000, seed);
+                    let x = Tensor::new(&x, &[3000]).unwrap();
+                    assert_same("thread", &gpu.quantize(x, &spec()).unwrap(), &cpu::quantize(x, &spec()).unwrap());
+                }
+            });
+        }
+    });
+}
+
+fn missing(gpu: &Gpu) {
+    for select in [Select::Index(1000), Select::Name("no such adapter".to_owned())] {
+        let error = Gpu::open(&select).unwrap_err();
+        assert!(matches!(error, Error::NoAdapter { .. }), "{error}");
+        assert!(error.to_string().contains(&gpu.info().name), "{error}");
+    }
+}
+
+fn lost(_: &Gpu) {
+    let gpu = Gpu::open(&Select::from_env()).unwrap();
+    let x = Tensor::new(&[1.0, 2.0], &[2]).unwrap();
+    gpu.quantize(x, &spec()).unwrap();
+    gpu.device().destroy();
+    for _ in 0..2 {
+        let error = gpu.quantize(x, &spec()).unwrap_err();
+        assert!(matches!(error, Error::DeviceLost { .. } | Error::Gpu { .. }), "{error:?}");
+    }
+    let _ = gpu.device().poll(wgpu::PollType::Poll);
+    assert!(matches!(gpu.quantize(x, &spec()).unwrap_err(), Error::DeviceLost { .. }));
+}
+
+fn borrowed_lost(_: &Gpu) {
+    let (device, queue) = own_device();
+    let gpu = Gpu::from_device(device.clone(), queue);
+    let x = Tensor::new(&[1.0, 2.0], &[2]).unwrap();
+    gpu.quantize(x, &spec()).unwrap();
+    device.destroy();
+    let error = gpu.quantize(x, &spec()).unwrap_err();
+    assert!(matches!(error, Error::DeviceLost { .. } | Error::Gpu { .. }), "{error:?}");
+    let q = cpu::quantize(x, &spec()).unwrap().tensor;
+    assert!(gpu.dequantize(&q).is_err() && gpu.loss(x, &q, false).is_err());
+}
+
+fn too_many_units(_: &Gpu) {
+    // More channels than one buffer of 128 MiB holds recipes for, on an axis that is not the first.
+    let (device, queue) = own_device();
+    assert!(device.limits().max_storage_buffer_binding_size <= 128 << 20, "the default limits have grown");
+    let gpu = Gpu::from_device(device, queue);
+    let shape = [2, (4 << 20) + 100];
+    let x = data("mixed", shape[0] * shape[1], 35);
+    let x = Tensor::new(&x, &shape).unwrap();
+    let spec = Spec::new(Scheme::INT8_ABSMAX).per(Granularity::Channel(1));
+    assert_same("4 Mi channels", &gpu.quantize(x, &spec).unwrap(), &cpu::quantize(x, &spec).unwrap());
+}
+
+fn tuning(_: &Gpu) {
+    for tuning in [
+        Tuning::default().workgroup(0),
+        Tuning::default().workgroup(1 << 20),
+        Tuning::default().chunk_elems(0),
+        Tuning::default().slab_units(0),
+        Tuning::default().workgroups_per_dimension(0),
+    ] {
+        let error = Gpu::open(&Select::from_env()).unwrap().with_tuning(tuning).unwrap_err();
+        assert!(matches!(error, Error::TooLarge { .. }), "{error}");
+    }
+}
+
+fn timestamps(_: &Gpu) {
+    let gpu = Gpu::open(&Select::from_env()).unwrap().with_tuning(Tuning::default().timestamps(true)).unwrap();
+    let x = data("gauss", 100_000, 34);
+    let x = Tensor::new(&x, &[100_000]).unwrap();
+    assert_same("timed", &gpu.quantize(x, &spec()).unwrap(), &cpu::quantize(x, &spec()).unwrap());
+    let times = gpu.kernel_seconds();
+    if gpu.device().features().contains(wgpu::Features::TIMESTAMP_QUERY) {
+        assert_eq!(times.len(), 4, "{times:?}");
+        assert!(times.iter().all(|(_, seconds)| (0.0..10.0).contains(seconds)), "{times:?}");
+    } else {
+        assert!(times.is_empty());
+    }
+}
