@@ -1,0 +1,401 @@
+//! The file formats: what is read, what is refused, and the bytes that are written.
+#![cfg(feature = "cli")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use tempfile::TempDir;
+use wgpu_quant::file::{Dtype, Input, Layout, METADATA_KEY, NewFile, Sources, npy_header};
+use wgpu_quant::{Granularity, Scheme};
+
+/// A safetensors file from its header's text and its data.
+fn safetensors(header: &str, data: &[u8]) -> Vec<u8> {
+    [&(header.len() as u64).to_le_bytes(), header.as_bytes(), data].concat()
+}
+
+/// A version 1.0 `.npy` file from its header's text and its data.
+fn npy(header: &str, data: &[u8]) -> Vec<u8> {
+    [b"\x93NUMPY\x01\x00", &(header.len() as u16).to_le_bytes()[..], header.as_bytes(), data].concat()
+}
+
+fn open(name: &str, bytes: &[u8]) -> wgpu_quant::Result<Input> {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join(name);
+    fs::write(&path, bytes).unwrap();
+    Input::open(&path)
+}
+
+/// The one-line error of opening these bytes.
+fn refusal(name: &str, bytes: &[u8]) -> String {
+    let error = match open(name, bytes) {
+        Ok(input) => panic!("accepted {:?}", input.tensors().collect::<Vec<_>>()),
+        Err(error) => error.to_string(),
+    };
+    let (path, reason) = error.split_once(&format!("{name}: ")).expect("the error names the file");
+    assert!(!path.is_empty() && !reason.is_empty(), "{error}");
+    reason.to_owned()
+}
+
+#[test]
+fn hostile_safetensors_are_refused_with_the_reason() {
+    let entry = |name: &str, dtype: &str, shape: &str, offsets: &str| {
+        format!(r#""{name}":{{"dtype":"{dtype}","shape":{shape},"data_offsets":{offsets}}}"#)
+    };
+    let one = |dtype, shape, offsets| format!("{{{}}}", entry("a", dtype, shape, offsets));
+    let two = |first: [&str; 3], second: [&str; 3]| {
+        let [a, b] = [("a", first), ("b", second)].map(|(n, [d, s, o])| entry(n, d, s, o));
+        format!("{{{a},{b}}}")
+    };
+    let cases: &[(&str, Vec<u8>, &str)] = &[
+        ("an empty file", vec![], "too small"),
+        ("seven bytes", vec![0; 7], "too small"),
+        ("a length of 2^63", (1u64 << 63).to_le_bytes().to_vec(), "too large"),
+        ("a header of 101 MB", 101_000_000u64.to_le_bytes().to_vec(), "too large"),
+        ("a header beyond the end", 100u64.to_le_bytes().to_vec(), "invalid header length"),
+        ("a header that is not UTF-8", [&1u64.to_le_bytes()[..], b"\xff"].concat(), "UTF-8"),
+        ("a header that starts with a space", safetensors(" {}", b""), "starts with ' '"),
+        ("no JSON", safetensors("{nothing}", b""), "line 1"),
+        ("200,000 brackets", safetensors(&format!(r#"{{"a":{}"#, "[".repeat(200_000)), b""), "recursion limit"),
+        ("an array", safetensors("[]", b""), "starts with '['"),
+        (
+            "an overflowing shape",
+            safetensors(&one("F32", "[4194305,4194305,211106198978564]", "[0,4]"), &[0; 4]),
+            "overflow",
+        ),
+        ("a negative dimension", safetensors(&one("F32", "[-1]", "[0,4]"), &[0; 4]), "invalid value"),
+        ("an unknown type", safetensors(&one("F33", "[1]", "[0,4]"), &[0; 4]), "unknown variant"),
+        ("half a byte", safetensors(&one("F4", "[3]", "[0,2]"), &[0; 2]), "byte boundary"),
+        ("fewer bytes than the shape", safetensors(&one("F32", "[2]", "[0,4]"), &[0; 4]), "invalid shape"),
+        ("reversed offsets", safetensors(&one("F32", "[1]", "[4,0]"), &[0; 4]), "invalid offset"),
+        ("trailing bytes", safetensors(&one("F32", "[1]", "[0,4]"), &[0; 5]), "not fully covered"),
+        ("missing bytes", safetensors(&one("F32", "[1]", "[0,4]"), &[0; 3]), "not fully covered"),
+        ("a hole", safetensors(&two(["U8", "[1]", "[0,1]"], ["U8", "[1]", "[2,3]"]), &[0; 3]), "invalid offset"),
+        ("an overlap", safetensors(&two(["U8", "[2]", "[0,2]"], ["U8", "[2]", "[1,3]"]), &[0; 3]), "invalid offset"),
+        (
+            "a name twice",
+            safetensors(&format!("{{{0},{0}}}", entry("a", "U8", "[1]", "[0,1]")), &[0]),
+            r#"the key "a" occurs twice"#,
+        ),
+        (
+            "a name twice, once escaped",
+            safetensors(
+                &format!("{{{},{}}}", entry("a", "U8", "[1]", "[0,1]"), entry(r"\u0061", "U8", "[1]", "[0,1]")),
+                &[0],
+            ),
+            r#"the key "a" occurs twice"#,
+        ),
+        (
+            "a metadata key twice",
+            safetensors(r#"{"__metadata__":{"k":"1","k":"2"}}"#, b""),
+            r#"the key "k" occurs twice"#,
+        ),
+        (
+            "metadata twice",
+            safetensors(r#"{"__metadata__":{},"__metadata__":{}}"#, b""),
+            r#"the key "__metadata__" occurs twice"#,
+        ),
+        ("metadata that is no text", safetensors(r#"{"__metadata__":{"k":1}}"#, b""), "invalid type"),
+        (
+            "a NUL in a name",
+            safetensors(&format!("{{{}}}", entry(r"a\u0000b", "U8", "[1]", "[0,1]")), &[0]),
+            "holds a NUL",
+        ),
+    ];
+    for (what, bytes, expected) in cases {
+        let reason = refusal("x.safetensors", bytes);
+        assert!(reason.contains(expected), "{what}: {reason}");
+    }
+}
+
+#[test]
+fn unusual_but_valid_safetensors_are_read() {
+    let header = r#"{"s":{"dtype":"F32","shape":[],"data_offsets":[0,4]},"e":{"dtype":"F32","shape":[0,7],"data_offsets":[0,0]},"":{"dtype":"U8","shape":[1],"data_offsets":[4,5]}}   "#;
+    let input = open("x.safetensors", &safetensors(header, &[0, 0, 0x80, 0x3f, 9])).unwrap();
+    let found: Vec<_> = input.tensors().map(|t| (t.name, t.dtype, t.shape, t.bytes)).collect();
+    assert_eq!(
+        found,
+        [
+            ("", Dtype::U8, &[1][..], &[9][..]),
+            ("e", Dtype::F32, &[0, 7], &[]),
+            ("s", Dtype::F32, &[], &[0, 0, 0x80, 0x3f])
+        ]
+    );
+    assert_eq!(*input.tensor("s").unwrap().to_f32().unwrap(), [1.0]);
+    assert!(input.tensor("").unwrap().to_f32().is_none());
+    assert_eq!(open("x.safetensors", &safetensors("{}", b"")).unwrap().tensors().count(), 0);
+}
+
+#[test]
+fn every_cut_and_every_changed_byte_of_a_file_is_an_error_or_a_file() {
+    let f32_1_to_3: Vec<u8> = [1f32, 2.0, 3.0].iter().flat_map(|v| v.to_le_bytes()).collect();
+    let header = r#"{"__metadata__":{"k":"v"},"a":{"dtype":"F32","shape":[3,1],"data_offsets":[0,12]}}"#;
+    let files = [
+        ("x.safetensors", safetensors(header, &f32_1_to_3)),
+        ("x.npy", [npy_header(&[3, 1]).unwrap(), f32_1_to_3].concat()),
+    ];
+    for (name, bytes) in files {
+        assert_eq!(*open(name, &bytes).unwrap().tensors().next().unwrap().to_f32().unwrap(), [1.0, 2.0, 3.0]);
+        for end in 0..bytes.len() {
+            refusal(name, &bytes[..end]);
+        }
+        for at in 0..bytes.len() {
+            for value in [0, b' ', b'"', b'9', b'[', b'}', b'~', 0x80, 0xff] {
+                let mut changed = bytes.clone();
+                changed[at] = value;
+                // No panic, and no tensor whose bytes are not there.
+                if let Ok(input) = open(name, &changed) {
+                    for tensor in input.tensors() {
+                        let bits = tensor.elems() * tensor.dtype.bitsize();
+                        assert_eq!(tensor.bytes.len() * 8, bits, "byte {at} = {value}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_npy_file_is_read_in_every_version_and_spelling() {
+    let dict = "{'descr': '<f4', 'fortran_order': False, 'shape': (2, 1), }";
+    let data = [0, 0, 0x80, 0x3f, 0, 0, 0, 0xc0];
+    let with_version = |version: &[u8], length: &[u8], dict: &str| {
+        [b"\x93NUMPY", version, length, dict.as_bytes(), &data[..]].concat()
+    };
+    let (short, long) = ((dict.len() as u16).to_le_bytes(), (dict.len() as u32).to_le_bytes());
+    let mut files = vec![with_version(&[1, 0], &short, dict), with_version(&[2, 0], &long, dict)];
+    files.push(with_version(&[3, 0], &long, dict));
+    files.extend(
+        [
+            r#"{"shape":(2,1),"fortran_order":False,"descr":"<f4"}"#,
+            " { 'descr' : '<f4' , 'shape' : ( 2 , 1 , ) , 'fortran_order' : False } \n",
+        ]
+        .map(|dict| npy(dict, &data)),
+    );
+    for file in files {
+        let input = open("some.name.npy", &file).unwrap();
+        let tensor = input.tensors().next().unwrap();
+        assert_eq!((tensor.name, tensor.dtype, tensor.shape), ("some.name", Dtype::F32, &[2, 1][..]));
+        assert_eq!(*tensor.to_f32().unwrap(), [1.0, -2.0]);
+    }
+    for (dict, data, expected) in [
+        ("{'descr': '<f8', 'fortran_order': False, 'shape': ()}", &(0.1f64).to_le_bytes()[..], 0.1f32),
+        ("{'descr': '<f2', 'fortran_order': False, 'shape': (1,)}", &[0x00, 0x3e], 1.5),
+    ] {
+        let input = open("x.npy", &npy(dict, data)).unwrap();
+        assert_eq!(*input.tensors().next().unwrap().to_f32().unwrap(), [expected]);
+    }
+    let empty = open(
+        "x.npy",
+        &npy("{'descr': '<f4', 'fortran_order': False, 'shape': (1099511627776, 1099511627776, 0)}", b""),
+    );
+    assert_eq!(empty.unwrap().tensors().next().unwrap().elems(), 0);
+}
+
+#[test]
+fn hostile_npy_files_are_refused_with_the_reason() {
+    let dict = |descr: &str, order: &str, shape: &str| {
+        format!("{{'descr': {descr}, 'fortran_order': {order}, 'shape': {shape}, }}\n")
+    };
+    let plain = |shape: &str| dict("'<f4'", "False", shape);
+    let cases: &[(&str, Vec<u8>, &str)] = &[
+        ("an empty file", vec![], "does not start with"),
+        ("another format", b"PK\x03\x04".to_vec(), "does not start with"),
+        ("only the magic", b"\x93NUMPY".to_vec(), "ends inside its header"),
+        ("version 4", b"\x93NUMPY\x04\x00\x00\x00\x00\x00".to_vec(), "version 4.0"),
+        ("a header of 4 GiB", b"\x93NUMPY\x02\x00\xff\xff\xff\xff".to_vec(), "4294967295 bytes"),
+        ("a header beyond the end", b"\x93NUMPY\x01\x00\x10\x00{".to_vec(), "ends inside its header"),
+        ("big-endian", npy(&dict("'>f4'", "False", "(1,)"), &[0; 4]), "astype('<f4')"),
+        ("Fortran order", npy(&dict("'<f4'", "True", "(1, 1)"), &[0; 4]), "ascontiguousarray"),
+        ("integers", npy(&dict("'<i4'", "False", "(1,)"), &[0; 4]), "'<f4', '<f8' and '<f2' are read"),
+        ("pickled objects", npy(&dict("'|O'", "False", "(1,)"), &[0; 8]), "\"|O\""),
+        ("a structured array", npy(&dict("[('a', '<f4')]", "False", "(1,)"), &[0; 4]), "structured"),
+        ("an expression", npy(&dict("__import__('os')", "False", "()"), &[0; 4]), "is expected"),
+        ("a key twice", npy("{'shape': (), 'shape': (), 'descr': '<f4', 'fortran_order': False}", &[0; 4]), "twice"),
+        (
+            "an unknown key",
+            npy("{'shape': (), 'more': '', 'descr': '<f4', 'fortran_order': False}", &[0; 4]),
+            "\"more\"",
+        ),
+        ("a missing key", npy("{'descr': '<f4', 'fortran_order': False}", &[0; 4]), "lacks"),
+        ("a negative dimension", npy(&plain("(-1,)"), &[0; 4]), "a dimension"),
+        ("a dimension of 30 digits", npy(&plain("(111111111111111111111111111111,)"), &[0; 4]), "a dimension"),
+        ("an overflowing shape", npy(&plain("(4294967296, 4294967296)"), &[0; 4]), "more elements"),
+        ("an overflowing size", npy(&plain("(9223372036854775807,)"), &[0; 4]), "too large"),
+        ("a terabyte that is not there", npy(&plain("(1099511627776,)"), &[0; 4]), "4 bytes of data"),
+        ("missing bytes", npy(&plain("(2,)"), &[0; 7]), "7 bytes of data; shape [2] of F32 takes 8"),
+        ("trailing bytes", npy(&plain("(2,)"), &[0; 9]), "9 bytes of data"),
+        ("a second dict", npy(&(plain("(1,)") + "{}"), &[0; 4]), "nothing is expected"),
+        ("an open tuple", npy("{'shape': (1", &[0; 4]), "`)` is expected"),
+        ("an open string", npy("{'shape", &[0; 4]), "without an end"),
+    ];
+    for (what, bytes, expected) in cases {
+        let reason = refusal("x.npy", bytes);
+        assert!(reason.contains(expected), "{what}: {reason}");
+    }
+}
+
+#[test]
+fn what_is_no_file_of_a_known_kind_is_refused() {
+    let folder = TempDir::new().unwrap();
+    let refusal = |path: &Path| Input::open(path).unwrap_err().to_string();
+    assert!(refusal(folder.path()).contains("is a folder"));
+    assert!(refusal(&folder.path().join("none.npy")).contains("none.npy: "));
+    let text = folder.path().join("x.txt");
+    fs::write(&text, "x").unwrap();
+    assert!(refusal(&text).contains(".safetensors and .npy are read"));
+    #[cfg(unix)]
+    assert!(refusal(Path::new("/dev/null")).contains("not a regular file"));
+}
+
+#[test]
+fn a_written_npy_header_is_numpys_own() {
+    for (shape, tuple) in [(&[][..], "()"), (&[5], "(5,)"), (&[2, 3], "(2, 3)")] {
+        let header = npy_header(shape).unwrap();
+        let dict = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': {tuple}, }}");
+        let expected = format!("{dict:<117}\n");
+        assert_eq!(header, [b"\x93NUMPY\x01\x00\x76\x00", expected.as_bytes()].concat(), "{shape:?}");
+    }
+    assert!(npy_header(&[1; 65]).unwrap_err().contains("rank 65"));
+    assert_eq!(npy_header(&[usize::MAX; 64]).unwrap().len() % 64, 0);
+}
+
+#[test]
+fn a_layout_aligns_every_tensor_and_depends_on_no_order() {
+    let tensors = [
+        ("b", Dtype::I8, vec![3]),
+        ("a", Dtype::I8, vec![1]),
+        ("c", Dtype::F32, vec![]),
+        ("d", Dtype::F64, vec![1]),
+        ("e", Dtype::F16, vec![1]),
+        ("z", Dtype::F32, vec![0, 4]),
+    ]
+    .map(|(name, dtype, shape)| (name.to_owned(), dtype, shape));
+    let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
+    let layout = Layout::new(tensors.clone(), &metadata).unwrap();
+    let text = r#"{"__metadata__":{"format":"pt"},"d":{"dtype":"F64","shape":[1],"data_offsets":[0,8]},"c":{"dtype":"F32","shape":[],"data_offsets":[8,12]},"z":{"dtype":"F32","shape":[0,4],"data_offsets":[12,12]},"e":{"dtype":"F16","shape":[1],"data_offsets":[12,14]},"a":{"dtype":"I8","shape":[1],"data_offsets":[14,15]},"b":{"dtype":"I8","shape":[3],"data_offsets":[15,18]}}"#;
+    assert_eq!(std::str::from_utf8(&layout.header()[8..]).unwrap().trim_end(), text);
+    assert_eq!(layout.header().len() % 8, 0);
+    assert_eq!(layout.header()[..8], (layout.header().len() as u64 - 8).to_le_bytes());
+    assert_eq!(layout.file_bytes(), layout.header().len() as u64 + 18);
+    for (name, dtype, _) in &tensors {
+        let place = layout.place(name).unwrap();
+        assert_eq!(place.start % (dtype.bitsize() as u64 / 8), 0, "{name}");
+    }
+    let mut reversed = tensors.to_vec();
+    reversed.reverse();
+    assert_eq!(Layout::new(reversed, &metadata).unwrap().header(), layout.header());
+
+    let refusal = |names: &[&str], shape: &[usize]| {
+        let tensors = names.iter().map(|name| ((*name).to_owned(), Dtype::F32, shape.to_vec()));
+        Layout::new(tensors, &BTreeMap::new()).unwrap_err()
+    };
+    assert!(refusal(&["x", "x"], &[1]).contains("two tensors"));
+    assert!(refusal(&["__metadata__"], &[1]).contains("reserves"));
+    assert!(refusal(&["x"], &[1 << 61, 1 << 2]).contains("too large"));
+    assert!(refusal(&["x"], &[1 << 60]).contains("too large"));
+}
+
+/// A quantized file whose metadata is this text.
+fn described(text: &str, codes_dtype: &str, scale: f32) -> Vec<u8> {
+    let text = text.replace('\\', r"\\").replace('"', r#"\""#);
+    let header = format!(
+        r#"{{"__metadata__":{{"{METADATA_KEY}":"{text}"}},"w.scale":{{"dtype":"F32","shape":[1],"data_offsets":[0,4]}},"w":{{"dtype":"{codes_dtype}","shape":[1,2],"data_offsets":[4,6]}}}}"#
+    );
+    safetensors(&header, &[&scale.to_le_bytes()[..], &[0x7f, 0x81]].concat())
+}
+
+const GOOD: &str =
+    r#"{"version":1,"tensors":{"w":{"scheme":"int8-absmax","granularity":"channel=0","shape":[1,2],"dtype":"BF16"}}}"#;
+
+#[test]
+fn a_described_tensor_is_read_back() {
+    let input = open("x.safetensors", &described(GOOD, "I8", 0.5)).unwrap();
+    let sources = Sources::read(&input).unwrap().unwrap();
+    assert_eq!(sources.to_json().unwrap(), GOOD);
+    assert_eq!(sources.0["w"].dtype, Dtype::BF16);
+    assert_eq!(sources.companions().into_iter().collect::<Vec<_>>(), ["w.scale"]);
+    let quantized = sources.load(&input, "w").unwrap().unwrap();
+    assert_eq!((quantized.scheme(), quantized.granularity()), (Scheme::INT8_ABSMAX, Granularity::Channel(0)));
+    assert_eq!((quantized.codes_i8(), quantized.scales()), (&[127, -127][..], &[0.5][..]));
+    assert!(sources.load(&input, "w.scale").unwrap().is_none());
+}
+
+#[test]
+fn a_false_description_is_refused() {
+    let change = |from: &str, to: &str| {
+        assert!(GOOD.contains(from), "{from}");
+        described(&GOOD.replace(from, to), "I8", 0.5)
+    };
+    let cases: &[(Vec<u8>, &str)] = &[
+        (described("", "I8", 0.5), "EOF"),
+        (described("[]", "I8", 0.5), "metadata \"wgpu_quant\""),
+        (change(r#""version":1"#, r#""version":2"#), "version 2; this program reads version 1"),
+        (change(r#""version":1"#, r#""version":1,"version":1"#), "occurs twice"),
+        (change("int8-absmax", "int7-absmax"), "unknown scheme \"int7-absmax\""),
+        (change("channel=0", "group=32"), "unknown granularity"),
+        (change("channel=0", "channel=2"), "axis 2 does not exist"),
+        (change("channel=0", "channel=1"), "\"w.scale\" is F32 [1], expected F32 [2]"),
+        (change("channel=0", "tensor"), "\"w.scale\" is F32 [1], expected F32 []"),
+        (change("[1,2]", "[2,1]"), "\"w\" is I8 [1, 2], expected I8 [2, 1]"),
+        (change("[1,2]", "[18446744073709551615,2]"), "more elements"),
+        (change("BF16", "F128"), "unknown variant"),
+        (change(r#""w""#, r#""v""#), "holds no \"v\""),
+        (described(GOOD, "U8", 0.5), "\"w\" is U8 [1, 2], expected I8 [1, 2]"),
+    ];
+    for (bytes, expected) in cases {
+        let input = open("x.safetensors", bytes).unwrap();
+        let error = Sources::read(&input).unwrap_err().to_string();
+        assert!(error.contains(expected) && error.contains("x.safetensors: "), "{error}");
+    }
+    for scale in [0.0, -1.0, f32::NAN, f32::INFINITY] {
+        let input = open("x.safetensors", &described(GOOD, "I8", scale)).unwrap();
+        let error = Sources::read(&input).unwrap().unwrap().load(&input, "w").unwrap_err().to_string();
+        assert!(error.contains("tensor \"w\": scale"), "{error}");
+    }
+}
+
+fn names(folder: &TempDir) -> Vec<String> {
+    let mut names: Vec<_> =
+        fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_new_file_is_whole_or_absent_and_overwrites_only_when_told() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("out");
+    let write = |overwrite, text: &[u8]| {
+        let mut file = NewFile::create(&path, overwrite)?;
+        file.set_len(text.len() as u64)?;
+        // In any order.
+        file.write_at(1, &text[1..])?;
+        file.write_at(0, &text[..1])?;
+        assert_ne!(fs::read(&path).ok().as_deref(), Some(text), "not there before the commit");
+        file.commit()
+    };
+    write(false, b"first").unwrap();
+    assert_eq!(fs::read(&path).unwrap(), b"first");
+    assert!(write(false, b"second").unwrap_err().to_string().contains("--force"));
+    assert_eq!(fs::read(&path).unwrap(), b"first");
+    write(true, b"second").unwrap();
+    assert_eq!(fs::read(&path).unwrap(), b"second");
+
+    drop(NewFile::create(&path, true).unwrap());
+    assert_eq!(names(&folder), ["out"]);
+
+    let late = folder.path().join("late");
+    let file = NewFile::create(&late, false).unwrap();
+    fs::write(&late, "somebody else's").unwrap();
+    assert!(file.commit().unwrap_err().to_string().contains("already exists"));
+    assert_eq!(fs::read(&late).unwrap(), b"somebody else's");
+    assert_eq!(names(&folder), ["late", "out"]);
+
+    for overwrite in [false, true] {
+        let error = NewFile::create(folder.path(), overwrite).unwrap_err().to_string();
+        assert!(error.contains("not a regular file"), "{error}");
+        let missing = folder.path().join("none").join("out");
+        let error = NewFile::create(&missing, overwrite).unwrap_err().to_string();
+        assert!(error.starts_with(missing.to_str().unwrap()) && !error.contains(".part"), "{error}");
+    }
+}
