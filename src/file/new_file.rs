@@ -119,8 +119,9 @@ impl NewFile {
 
 /// The reason alone: tempfile's own text names a file that the user never asked for.
 fn without_temp_path(error: &io::Error) -> io::Error {
-    let reason = error.get_ref().and_then(|e| e.source()).map(ToString::to_string);
-    io::Error::new(error.kind(), reason.unwrap_or_else(|| error.kind().to_string()))
+    let text = error.to_string();
+    let reason = text.rsplit_once(" at path ").map_or(&*text, |(reason, _)| reason);
+    io::Error::new(error.kind(), reason)
 }
 
 /// The temporary files of this process.

@@ -1,0 +1,87 @@
+//! Exact results, and back.
+
+use super::{Folder, X, X_CODES, X_OUT, le};
+use serde_json::{Value, json};
+use wgpu_quant::file::{Dtype, npy_header};
+
+#[test]
+fn the_worked_example_comes_out_bit_for_bit_from_a_npy() {
+    let folder = Folder::new();
+    folder.write_npy("x.npy", &[5], &X);
+    folder.run("quantize x.npy -o q.safetensors --scheme int8-minmax --json report.json").expect(0);
+    let description =
+        r#"{"version":1,"tensors":{"x":{"scheme":"int8-minmax","granularity":"tensor","shape":[5],"dtype":"F32"}}}"#;
+    let escaped = description.replace('"', r#"\""#);
+    let header = format!(
+        r#"{{"__metadata__":{{"wgpu_quant":"{escaped}"}},"x.scale":{{"dtype":"F32","shape":[],"data_offsets":[0,4]}},"x":{{"dtype":"I8","shape":[5],"data_offsets":[4,9]}}}}"#
+    );
+    let padded = header.len().next_multiple_of(8);
+    let expected = [
+        &(padded as u64).to_le_bytes()[..],
+        format!("{header:<padded$}").as_bytes(),
+        &0x3da0a0a1u32.to_le_bytes(),
+        &X_CODES,
+    ]
+    .concat();
+    assert_eq!(folder.read("q.safetensors"), expected);
+
+    let report: Value = serde_json::from_slice(&folder.read("report.json")).unwrap();
+    let row = &report["tensors"][0];
+    let max = (X_OUT[0] - X[0]).abs();
+    assert_eq!(row["max_abs_error"].as_f64(), Some(f64::from(max)));
+    assert_eq!(max, 0.039215088);
+
+    folder.run("dequantize q.safetensors -o back.npy").expect(0);
+    assert_eq!(folder.read("back.npy"), [npy_header(&[5]).unwrap(), le(&X_OUT)].concat());
+}
+
+#[test]
+fn the_worked_example_comes_out_bit_for_bit_from_a_safetensors() {
+    let folder = Folder::new();
+    folder.write_safetensors("m.safetensors", &[], &[("layer.x", Dtype::F32, &[5], le(&X))]);
+    folder.run("quantize m.safetensors -o q.safetensors --scheme int8-minmax --per tensor --include layer.*").expect(0);
+    let tensors = folder.tensors("q.safetensors");
+    assert_eq!(tensors["layer.x"], (Dtype::I8, vec![5], X_CODES.to_vec()));
+    assert_eq!(tensors["layer.x.scale"], (Dtype::F32, vec![], 0x3da0a0a1u32.to_le_bytes().to_vec()));
+    folder.run("dequantize q.safetensors -o back.safetensors").expect(0);
+    assert_eq!(folder.tensors("back.safetensors")["layer.x"], (Dtype::F32, vec![5], le(&X_OUT)));
+    assert!(folder.metadata("back.safetensors").is_empty());
+}
+
+#[test]
+fn a_round_trip_keeps_names_copies_and_other_metadata() {
+    let folder = Folder::new();
+    folder.write_model("m.safetensors");
+    folder.run("quantize m.safetensors -o q.safetensors -q").expect(0);
+    folder.run("dequantize q.safetensors -o back.safetensors").expect(0);
+    let (before, back) = (folder.tensors("m.safetensors"), folder.tensors("back.safetensors"));
+    assert!(before.keys().eq(back.keys()));
+    for (name, (dtype, shape, bytes)) in &before {
+        let (back_dtype, back_shape, back_bytes) = &back[name];
+        assert_eq!(shape, back_shape);
+        if shape.len() < 2 || *dtype == Dtype::I64 {
+            assert_eq!((dtype, bytes), (back_dtype, back_bytes), "{name}");
+        } else {
+            assert_eq!(*back_dtype, Dtype::F32, "{name}");
+        }
+    }
+    let mut metadata = folder.metadata("m.safetensors");
+    assert_eq!(folder.metadata("back.safetensors"), metadata);
+    let mut quantized = folder.metadata("q.safetensors");
+    let description: Value = serde_json::from_str(&quantized.remove("wgpu_quant").unwrap()).unwrap();
+    assert_eq!(quantized, std::mem::take(&mut metadata));
+    let expected = json!({"scheme": "int8-absmax", "granularity": "channel=0", "shape": [2, 1, 2], "dtype": "F16"});
+    assert_eq!(description["tensors"]["conv.weight"], expected);
+}
+
+#[test]
+fn the_same_input_and_flags_give_the_same_bytes() {
+    let folder = Folder::new();
+    folder.write_model("m.safetensors");
+    for (out, flags) in [("a", ""), ("b", "-q"), ("c", "--json c.json"), ("d", "--strict")] {
+        folder.run(&format!("quantize m.safetensors -o {out}.safetensors {flags}")).expect(0);
+        assert_eq!(folder.read(&format!("{out}.safetensors")), folder.read("a.safetensors"));
+    }
+    folder.run_args(["quantize", "m.safetensors", "-o", "e.safetensors"]).expect(0);
+    assert_eq!(folder.read("e.safetensors"), folder.read("a.safetensors"), "whatever device `auto` takes");
+}
