@@ -1,6 +1,6 @@
 //! The arguments; their doc comments are `--help`.
 
-use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::builder::{PathBufValueParser, PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use globset::{Glob, GlobBuilder};
 use std::path::PathBuf;
@@ -37,7 +37,7 @@ pub(crate) struct QuantizeArgs {
     #[arg(value_name = "IN")]
     pub(crate) input: PathBuf,
     /// The file to write, a .safetensors.
-    #[arg(short, long = "output", value_name = "OUT", value_parser = safetensors_path,
+    #[arg(short, long = "output", value_name = "OUT", value_parser = PathBufValueParser::new().try_map(safetensors_path),
           required_unless_present = "dry_run")]
     pub(crate) out: Option<PathBuf>,
     /// Code type and arithmetic.
@@ -79,7 +79,7 @@ pub(crate) struct DequantizeArgs {
     #[arg(value_name = "IN")]
     pub(crate) input: PathBuf,
     /// The file to write: a .safetensors, or a .npy for a single tensor.
-    #[arg(short, long = "output", value_name = "OUT", value_parser = tensor_path)]
+    #[arg(short, long = "output", value_name = "OUT", value_parser = PathBufValueParser::new().try_map(tensor_path))]
     pub(crate) out: PathBuf,
     #[command(flatten)]
     pub(crate) device: DeviceArg,
@@ -144,16 +144,14 @@ fn scheme_parser() -> impl TypedValueParser<Value = Scheme> {
     PossibleValuesParser::new(Scheme::ALL.iter().map(|scheme| scheme.name())).try_map(|name| name.parse::<Scheme>())
 }
 
-fn safetensors_path(text: &str) -> Result<PathBuf, String> {
-    let path = PathBuf::from(text);
+fn safetensors_path(path: PathBuf) -> Result<PathBuf, String> {
     match FileKind::of(&path) {
         Some(FileKind::Safetensors) => Ok(path),
         _ => Err("the extension must be .safetensors".to_owned()),
     }
 }
 
-fn tensor_path(text: &str) -> Result<PathBuf, String> {
-    let path = PathBuf::from(text);
+fn tensor_path(path: PathBuf) -> Result<PathBuf, String> {
     match FileKind::of(&path) {
         Some(_) => Ok(path),
         None => Err("the extension must be .safetensors or .npy".to_owned()),
