@@ -1,14 +1,8 @@
 // The loss's sums: per invocation, then per run in workgroup memory, then per range unit. They are sums of
 // whole numbers and so do not depend on order; src/loss.rs defines them.
-// Needs from the prelude: FUSED (bool), LOSS_WORDS.
-
-// A unit's words: largest loss; sum |D| in 3; sum D^2 in 4; sum Q^2 in 3; sum Q D in 3, two's complement.
-const MAX_AT = 0u;
-const ABS_AT = 1u;
-const NOISE_AT = 4u;
-const CODES_AT = 8u;
-const CROSS_AT = 11u;
-const SUM_WORDS = 14u;
+// Needs from the prelude: FUSED (bool), LOSS_WORDS, and where a unit's sums stand among its words, lowest word
+// first: MAX_AT, the largest loss; ABS_AT, sum |D|; NOISE_AT, sum D^2; CODES_AT, sum Q^2; CROSS_AT, sum Q D in
+// two's complement, three words up to SUM_WORDS.
 
 @group(0) @binding(5) var<storage, read_write> losses: array<atomic<u32>>;      // LOSS_WORDS per unit
 

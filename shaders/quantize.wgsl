@@ -22,7 +22,7 @@ fn load(v: u32) {
 fn visit(c: u32) {
     let b = bits[c];
     let q = encode(b, unit_recipe);
-    word |= (bitcast<u32>(q) & 0xffu) << (8u * c);
+    word |= packed(q, c);
     tally[CLIPPED_ELEMS] += select(0u, 1u, is_clipped(b, unit_recipe));
     visit_loss(b, q);
 }

@@ -1,11 +1,5 @@
 // Counters of one chunk: gathered per invocation, then per workgroup, then added to the chunk's.
-
-const NAN_ELEMS = 0u;
-const INF_ELEMS = 1u;
-const CLIPPED_ELEMS = 2u;
-const EXCLUDED_ELEMS = 3u;
-const NONFINITE_OUT_ELEMS = 4u;
-const TALLIES = 5u;
+// Needs from the prelude: TALLIES and an index for each.
 
 @group(0) @binding(1) var<storage, read_write> counters: array<atomic<u32>>;
 

@@ -7,7 +7,7 @@ use std::ops::Deref;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DeviceInfo {
-    /// The adapter's place in [`Gpu::adapters`](crate::gpu::Gpu::adapters); `None` of the CPU path and of a
+    /// The adapter's place in [`devices`](crate::devices); `None` of the CPU path and of a
     /// caller's own device.
     pub index: Option<usize>,
     /// The adapter's name, or `cpu`.
@@ -18,6 +18,24 @@ pub struct DeviceInfo {
     pub device_type: String,
     /// The driver's name and version.
     pub driver: String,
+    /// What the adapter allows; `None` of the CPU path.
+    pub limits: Option<DeviceLimits>,
+}
+
+/// The limits of an adapter that decide how work is cut. None of them limits a tensor's size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DeviceLimits {
+    /// The largest buffer.
+    pub max_buffer_bytes: u64,
+    /// The largest part of a buffer that a kernel can bind.
+    pub max_binding_bytes: u64,
+    /// The largest workgroup, in invocations.
+    pub max_workgroup: u32,
+    /// The most workgroups per dimension of a dispatch.
+    pub max_workgroups_per_dimension: u32,
+    /// A workgroup's memory.
+    pub workgroup_memory_bytes: u32,
 }
 
 impl DeviceInfo {
@@ -29,6 +47,7 @@ impl DeviceInfo {
             backend: "cpu".to_owned(),
             device_type: "cpu".to_owned(),
             driver: format!("{} threads", rayon::current_num_threads()),
+            limits: None,
         }
     }
 

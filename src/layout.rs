@@ -243,7 +243,7 @@ mod tests {
                     assert_eq!(chunk.start, next);
                     assert_eq!(slab.start + chunk.first_unit as usize, units.unit_of(chunk.start));
                     let run_end = chunk.start + chunk.first_left as usize;
-                    assert!(run_end % inner_elems == 0 && chunk.first_left as usize <= inner_elems);
+                    assert!(run_end.is_multiple_of(inner_elems) && chunk.first_left as usize <= inner_elems);
                     next += chunk.elems as usize;
                     assert!(slab.contains(&units.unit_of(next - 1)));
                 }

@@ -17,7 +17,7 @@ mod scheme;
 mod test_data;
 
 pub use backend::{Backend, devices};
-pub use device::{Computed, DeviceInfo};
+pub use device::{Computed, DeviceInfo, DeviceLimits};
 pub use error::{Error, Result};
 #[cfg(feature = "gpu")]
 pub use gpu::Gpu;

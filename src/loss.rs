@@ -44,6 +44,9 @@
 //! Both paths compute the per-unit sums, each in its own arithmetic; everything after that is this file's,
 //! and uses integers only, so that a host's rounding mode cannot change it.
 
+use crate::exact::float::{Parts, parts};
+use crate::exact::loss::grid_exp;
+
 /// `add`'s least exponent: `u^2` is at least `2^-346`.
 const LSB_EXP: i32 = -352;
 /// 768 bits: from `2^-352` to beyond the square of the largest f32 times 2^64 elements, and a sign.
@@ -207,23 +210,6 @@ impl UnitSums {
     }
 }
 
-/// A positive finite f32 as `m * 2^e` with `2^23 <= m < 2^24`.
-fn significand(bits: u32) -> (u32, i32) {
-    let (biased, fraction) = ((bits >> 23).cast_signed(), bits & 0x7f_ffff);
-    if biased == 0 {
-        let up = fraction.leading_zeros() - 8;
-        (fraction << up, -149 - up.cast_signed())
-    } else {
-        (fraction | 0x80_0000, biased - 150)
-    }
-}
-
-/// The grid's exponent `g` of a unit with this scale and this largest loss (infinity counts as 2^128).
-pub(crate) fn grid_exp(scale_bits: u32, max_bits: u32) -> i32 {
-    let fine = significand(scale_bits).1 - 1;
-    if max_bits <= scale_bits { fine } else { fine.max(significand(max_bits).1 - 5) }
-}
-
 /// The loss of one range unit.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
@@ -263,8 +249,8 @@ impl LossSums {
     }
 
     fn add_unit(&mut self, sums: &UnitSums, scale_bits: u32) {
-        let (ms, es) = significand(scale_bits);
-        let (ms, g) = (i128::from(ms), grid_exp(scale_bits, sums.max_bits));
+        let Parts { m, e: es } = parts(scale_bits);
+        let (ms, g) = (i128::from(m), grid_exp(scale_bits, sums.max_bits));
         let signed = |sum: u128| i128::try_from(sum).expect("sums stay below 2^104");
         let (codes, noise) = (ms * ms * signed(sums.codes), signed(sums.noise));
         let cross = ms * sums.cross;

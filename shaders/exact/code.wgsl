@@ -163,9 +163,6 @@ fn is_clipped(b: u32, r: Recipe) -> bool {
     return a >= select(r.clip_p, r.clip_n, (b >> 31u) == 1u) && a < INF;
 }
 
-// Code c of a word of four.
-fn code_at(word: u32, c: u32) -> i32 { return bitcast<i32>(word << (24u - 8u * c)) >> 24u; }
-
 // x' = q * s, rounded once.
 fn decode(q: i32, s: u32) -> u32 {
     return mul_int(select(0u, SIGN, q < 0), u32(abs(q)), s);

@@ -82,9 +82,9 @@ fn round_pack(sign: u32, m: u32, e: i32) -> u32 {
     } else {
         let n = bitcast<u32>(shift) & 31u;
         let rest = m & ((1u << n) - 1u);
-        let half = 1u << ((n - 1u) & 31u);
+        let middle = 1u << ((n - 1u) & 31u);
         let kept = m >> n;
-        q = kept + select(0u, 1u, rest > half || (rest == half && (kept & 1u) == 1u));
+        q = kept + select(0u, 1u, rest > middle || (rest == middle && (kept & 1u) == 1u));
     }
     let biased = quantum + 149;
     if (biased >= 254) { return sign | INF; }

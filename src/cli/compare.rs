@@ -8,7 +8,7 @@ use super::{Code, Outcome, warn};
 use std::collections::HashSet;
 use std::path::Path;
 use wgpu_quant::file::{self, FileKind, Input, Sources, TensorView};
-use wgpu_quant::{Backend, Quantized, Result, Spec, Tensor, cpu};
+use wgpu_quant::{Backend, Quantized, Result, Spec, Tensor};
 
 pub(crate) fn run(args: &CompareArgs) -> Result<Outcome> {
     let (original, quantized) = (Input::open(&args.original)?, Input::open(&args.quantized)?);
@@ -99,7 +99,7 @@ fn measure(
     let loss = backend.loss(x, q, false)?.value;
     // What quantizing with these scales counts: NaN, infinite and clipped values.
     let spec = Spec::new(q.scheme()).per(q.granularity());
-    let counts = cpu::quantize_with_scales(x, &spec, q.scales())?.counts;
+    let counts = backend.quantize_with_scales(x, &spec, q.scales())?.counts;
     report.add_loss(&loss.sums);
     let bytes = q.codes().len() + size_of_val(q.scales());
     let (coded, figures) = ((q.scheme(), q.granularity()), Figures::new(&loss.sums, counts));

@@ -19,6 +19,16 @@ struct Device {
     backend: String,
     r#type: String,
     driver: String,
+    limits: Option<Limits>,
+}
+
+#[derive(Debug, Serialize)]
+struct Limits {
+    max_buffer_bytes: u64,
+    max_binding_bytes: u64,
+    max_workgroup: u32,
+    max_workgroups_per_dimension: u32,
+    workgroup_memory_bytes: u32,
 }
 
 pub(crate) fn run(args: &DevicesArgs) -> Result<Outcome> {
@@ -28,8 +38,15 @@ pub(crate) fn run(args: &DevicesArgs) -> Result<Outcome> {
 }
 
 fn device(info: DeviceInfo) -> Device {
-    let DeviceInfo { index, name, backend, device_type, driver, .. } = info;
-    Device { index, name, backend, r#type: device_type, driver }
+    let DeviceInfo { index, name, backend, device_type, driver, limits, .. } = info;
+    let limits = limits.map(|limits| Limits {
+        max_buffer_bytes: limits.max_buffer_bytes,
+        max_binding_bytes: limits.max_binding_bytes,
+        max_workgroup: limits.max_workgroup,
+        max_workgroups_per_dimension: limits.max_workgroups_per_dimension,
+        workgroup_memory_bytes: limits.workgroup_memory_bytes,
+    });
+    Device { index, name, backend, r#type: device_type, driver, limits }
 }
 
 fn to_text(devices: &[Device]) -> String {
@@ -42,10 +59,19 @@ fn to_text(devices: &[Device]) -> String {
         ("backend", Align::Left),
         ("type", Align::Left),
         ("driver", Align::Left),
+        ("max buffer", Align::Right),
+        ("max binding", Align::Right),
+        ("max workgroup", Align::Right),
     ];
     let cells = |device: &Device| {
         let index = device.index.map(|i| i.to_string()).unwrap_or_default();
-        [&index, &device.name, &device.backend, &device.r#type, &device.driver].map(|cell| printable(cell)).to_vec()
+        let mut cells: Vec<String> =
+            [&index, &device.name, &device.backend, &device.r#type, &device.driver].map(|cell| printable(cell)).into();
+        let limit = |of: fn(&Limits) -> String| device.limits.as_ref().map(of).unwrap_or_default();
+        cells.push(limit(|limits| table::bytes(limits.max_buffer_bytes)));
+        cells.push(limit(|limits| table::bytes(limits.max_binding_bytes)));
+        cells.push(limit(|limits| limits.max_workgroup.to_string()));
+        cells
     };
     table::render(&columns, &devices.iter().map(cells).collect::<Vec<_>>())
 }

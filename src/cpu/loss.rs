@@ -4,8 +4,9 @@ use super::dequantize::values;
 use super::fold::{Run, fold_units, map_runs};
 use crate::error::{Error, Result};
 use crate::exact;
+use crate::exact::loss::grid_exp;
 use crate::layout::Tensor;
-use crate::loss::{Loss, UnitSums, grid_exp};
+use crate::loss::{Loss, UnitSums};
 use crate::quantized::Quantized;
 
 /// The bits of every NaN in [`Loss::abs_errors`].
@@ -119,7 +120,7 @@ fn is_finite(v: f32) -> bool {
 
 fn abs_error(x: f32, out: f32, ieee: bool) -> u32 {
     if !ieee {
-        return exact::code::abs_error(x.to_bits(), out.to_bits());
+        return exact::code::abs_error_of(x.to_bits(), out.to_bits());
     }
     let error = (out - x).abs();
     if error.is_nan() { NAN } else { error.to_bits() }
@@ -148,7 +149,7 @@ fn add(sums: &mut UnitSums, x: &[f32], codes: &[i8], out: &[f32], g: i32, ieee: 
             let steps = |v: f32| (f64::from(v) * per_step).round_ties_even();
             (steps(out) - steps(x)) as i64
         } else {
-            exact::loss::distance(x.to_bits(), out.to_bits(), g).into()
+            exact::loss::distance_on_grid(x.to_bits(), out.to_bits(), g).into()
         };
         let size = d.unsigned_abs();
         elems += 1;

@@ -89,34 +89,19 @@ const WHOLE: f32 = 12_582_912.0;
 
 fn plain(x: &[f32], s: f32, scheme: Scheme, codes: &mut [u8]) -> u64 {
     let (qmin, qmax) = (scheme.qmin() as f32, scheme.qmax() as f32);
-    let mut clipped = 0u64;
-    // Counted in 32 bits inside a run of at most a task's length.
-    let mut count = 0u32;
+    // A run is no longer than a task; 32 bits keep the loop's lanes alike.
+    let mut clipped = 0u32;
     for (code, &v) in codes.iter_mut().zip(x) {
         let y = v / s;
         // Far beyond the codes one value is as good as another; a NaN stays.
-        let near = if y > 65536.0 {
-            65536.0
-        } else if y < -65536.0 {
-            -65536.0
-        } else {
-            y
-        };
+        let near = y.clamp(-65536.0, 65536.0);
         let whole = (near + WHOLE) - WHOLE;
         let finite = v.abs() < f32::INFINITY;
-        count += u32::from(finite & ((whole < qmin) | (whole > qmax)));
-        let q = if whole > qmax {
-            qmax
-        } else if whole < qmin {
-            qmin
-        } else {
-            whole
-        };
-        let q = if v.is_nan() { 0.0 } else { q };
+        clipped += u32::from(finite & ((whole < qmin) | (whole > qmax)));
+        let q = if v.is_nan() { 0.0 } else { whole.clamp(qmin, qmax) };
         *code = (q + WHOLE).to_bits() as u8;
     }
-    clipped += u64::from(count);
-    clipped
+    clipped.into()
 }
 
 fn exact(x: &[f32], s: f32, range: Range, scheme: Scheme, codes: &mut [u8]) -> u64 {

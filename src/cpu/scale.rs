@@ -41,7 +41,7 @@ fn plain(range: Range, scheme: Scheme) -> f32 {
 }
 
 fn exact(range: Range, scheme: Scheme) -> f32 {
-    f32::from_bits(exact::code::scale(
+    f32::from_bits(exact::code::scale_of(
         range.lo.to_bits(),
         range.hi.to_bits(),
         scheme.mapping() == Mapping::MinMax,

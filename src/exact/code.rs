@@ -1,7 +1,7 @@
 //! From a value to its code and back, on bit patterns; twin of `shaders/exact/code.wgsl`, which holds the
 //! proof.
 
-use super::float::{INF, MAGNITUDE, div, mul_hi, mul_int, parts, round_pack, shift_right_rne, sub};
+use super::float::{INF, MAGNITUDE, add, div, from_int, is_finite, mul_hi, mul_int, parts, shift_right_rne, sub};
 
 /// What a scale becomes before it meets elements.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -66,7 +66,7 @@ pub(crate) fn threshold(k: u32, ms: u32, es: i32) -> u32 {
 /// The recipe of scale `s`; `hi` and `lo` bound the values that it will meet.
 pub(crate) fn recipe(s: u32, lo: u32, hi: u32, qmin: i32, qmax: i32) -> Recipe {
     let y = parts(s);
-    let proven = s >= (2 << 23) && s < (238 << 23);
+    let proven = ((2 << 23)..(238 << 23)).contains(&s);
     let (cap_p, cap_n) = (qmax.cast_unsigned(), qmin.unsigned_abs());
     let clip_p = threshold(cap_p + 1, y.m, y.e);
     let clip_n = threshold(cap_n + 1, y.m, y.e);
@@ -120,21 +120,20 @@ pub(crate) fn search(b: u32, r: &Recipe, neg: bool) -> u32 {
 /// The code of `b`, without a zero point.
 pub(crate) fn encode(b: u32, r: &Recipe, qmin: i32, qmax: i32) -> i32 {
     let neg = (b >> 31) == 1;
-    let k;
-    if r.window_p != 0 {
-        k = search(b, r, neg);
+    let k = if r.window_p != 0 {
+        search(b, r, neg)
     } else {
         let a = b & MAGNITUDE;
         let cap = if neg { qmin.unsigned_abs() } else { qmax.cast_unsigned() };
         let full = quotient(a, r).min(cap);
-        k = if a > INF {
+        if a > INF {
             0
         } else if a == INF {
             cap
         } else {
             full
-        };
-    }
+        }
+    };
     if neg { -k.cast_signed() } else { k.cast_signed() }
 }
 
@@ -149,7 +148,7 @@ pub(crate) fn decode(q: i32, s: u32) -> u32 {
 }
 
 /// `|x' - x|`, one rounded subtraction, of any two patterns.
-pub(crate) fn abs_error(x: u32, out: u32) -> u32 {
+pub(crate) fn abs_error_of(x: u32, out: u32) -> u32 {
     let (ax, ao) = (x & MAGNITUDE, out & MAGNITUDE);
     if ax > INF || ao > INF || (ax == INF && x == out) {
         return 0x7fc0_0000;
@@ -161,19 +160,128 @@ pub(crate) fn abs_error(x: u32, out: u32) -> u32 {
 }
 
 /// The scale of a range; `minmax` or else absmax.
-pub(crate) fn scale(lo: u32, hi: u32, minmax: bool, qmax: u32, divisor: u32) -> u32 {
+pub(crate) fn scale_of(lo: u32, hi: u32, minmax: bool, qmax: u32, divisor: u32) -> u32 {
     let amax = (lo & MAGNITUDE).max(hi & MAGNITUDE);
-    let by = |k: u32| round_pack(0, k, 0);
     let s;
     if minmax && lo != hi {
         let width = sub(hi, lo);
-        if (width & MAGNITUDE) < INF {
-            s = div(width, by(divisor));
+        if is_finite(width) {
+            s = div(width, from_int(divisor));
         } else {
-            s = super::float::add(div(hi, by(divisor)), div(lo ^ 0x8000_0000, by(divisor)));
+            s = add(div(hi, from_int(divisor)), div(lo ^ 0x8000_0000, from_int(divisor)));
         }
     } else {
-        s = div(amax, by(qmax));
+        s = div(amax, from_int(qmax));
     }
     if s == 0 { 0x3f80_0000 } else { s }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_data::{Rng, edge_bits};
+
+    const QMIN: i32 = -128;
+    const QMAX: i32 = 127;
+    const SCALES: [u32; 16] = [
+        1,
+        2,
+        3,
+        0x0012_3456,
+        0x007f_ffff,
+        0x0080_0000,
+        0x0100_0000,
+        0x0100_0001,
+        0x3c23_d70a,
+        0x3f7f_ffff,
+        0x3f80_0000,
+        0x3f80_0001,
+        0x76ff_ffff,
+        0x7700_0000,
+        0x7dfc_cc44,
+        0x7f7f_ffff,
+    ];
+
+    fn unbounded(s: u32) -> Recipe {
+        recipe(s, 0xff7f_ffff, 0x7f7f_ffff, QMIN, QMAX)
+    }
+
+    /// The contract's words in plain floats.
+    fn expected(b: u32, s: u32) -> (i32, bool) {
+        let (x, s) = (f32::from_bits(b), f32::from_bits(s));
+        let whole = (x / s).round_ties_even();
+        let clipped = x.is_finite() && !(QMIN as f32..=QMAX as f32).contains(&whole);
+        (if x.is_nan() { 0 } else { whole.clamp(QMIN as f32, QMAX as f32) as i32 }, clipped)
+    }
+
+    fn check(b: u32, r: &Recipe) {
+        let found = (encode(b, r, QMIN, QMAX), is_clipped(b, r));
+        assert_eq!(found, expected(b, r.s), "x {b:#010x}, s {:#010x}", r.s);
+        // The general form, where the search is taken too.
+        let general = encode(b, &Recipe { window_p: 0, ..*r }, QMIN, QMAX);
+        assert_eq!(general, found.0, "x {b:#010x}, s {:#010x}", r.s);
+    }
+
+    #[test]
+    fn codes_and_clipping_are_those_of_plain_floats_near_every_threshold() {
+        let mut rng = Rng::new(6);
+        let random = (0..3000).map(|_| (rng.next_u32() & 0x7fff_ffff).clamp(1, 0x7f7f_ffff)).collect::<Vec<_>>();
+        for s in SCALES.into_iter().chain(random) {
+            let r = unbounded(s);
+            for k in 0..=130u32 {
+                let half = ((f64::from(k) + 0.5) * f64::from(f32::from_bits(s))) as f32;
+                for near in -3i32..=3 {
+                    let b = half.to_bits().saturating_add_signed(near).min(INF);
+                    check(b, &r);
+                    check(b | 0x8000_0000, &r);
+                }
+            }
+            for b in edge_bits() {
+                check(b, &r);
+            }
+        }
+    }
+
+    #[test]
+    fn codes_and_clipping_are_those_of_plain_floats_on_random_bits() {
+        let mut rng = Rng::new(7);
+        for _ in 0..20_000 {
+            let r = unbounded((rng.float_bits() & 0x7fff_ffff).clamp(1, 0x7f7f_ffff));
+            for _ in 0..50 {
+                check(rng.float_bits(), &r);
+                // Near the scale's own magnitude, where codes differ.
+                check((rng.next_u32() & 0x83ff_ffff) ^ r.s, &r);
+            }
+        }
+    }
+
+    #[test]
+    #[ignore = "2^32 values for each of 16 scales: cargo test --release --lib -- --ignored (a few minutes)"]
+    fn codes_and_clipping_are_those_of_plain_floats_on_all_values() {
+        use rayon::prelude::*;
+        for s in SCALES {
+            let r = unbounded(s);
+            (0..=u32::MAX >> 16).into_par_iter().for_each(|high| {
+                for low in 0..=0xffff {
+                    check(high << 16 | low, &r);
+                }
+            });
+        }
+    }
+
+    #[test]
+    fn dequantizing_and_the_loss_are_those_of_plain_floats() {
+        let mut rng = Rng::new(8);
+        let edges = edge_bits();
+        for i in 0..400_000 {
+            let s = if i < 100 { SCALES[i % 16] } else { (rng.float_bits() & 0x7fff_ffff).clamp(1, 0x7f7f_ffff) };
+            let q = i32::try_from(rng.next_u32() % 256).unwrap() - 128;
+            let out = q as f32 * f32::from_bits(s);
+            assert_eq!(decode(q, s), out.to_bits(), "{q} * {s:#010x}");
+            let x = if i % 4 == 0 { edges[i / 4 % edges.len()] } else { rng.float_bits() };
+            let error = (out - f32::from_bits(x)).abs();
+            let bits = if error.is_nan() { 0x7fc0_0000 } else { error.to_bits() };
+            assert_eq!(abs_error_of(x, out.to_bits()), bits, "|{out:e} - {x:#010x}|");
+        }
+    }
 }

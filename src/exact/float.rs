@@ -77,9 +77,9 @@ pub(crate) fn round_pack(sign: u32, m: u32, e: i32) -> u32 {
     } else {
         let n = shift.cast_unsigned();
         let rest = m & ((1 << n) - 1);
-        let half = 1 << (n - 1);
+        let middle = 1 << (n - 1);
         let kept = m >> n;
-        q = kept + u32::from(rest > half || (rest == half && (kept & 1) == 1));
+        q = kept + u32::from(rest > middle || (rest == middle && (kept & 1) == 1));
     }
     let biased = quantum + 149;
     if biased >= 254 {

@@ -2,6 +2,12 @@
 
 use super::float::{MAGNITUDE, parts, shift_right_rne};
 
+/// The grid's exponent `g` of a unit with this scale and this largest loss (infinity counts as 2^128).
+pub(crate) fn grid_exp(scale_bits: u32, max_bits: u32) -> i32 {
+    let fine = parts(scale_bits).e - 1;
+    if max_bits <= scale_bits { fine } else { fine.max(parts(max_bits).e - 5) }
+}
+
 /// `rne(|x| / 2^g)` modulo 2^32.
 pub(crate) fn to_grid(a: u32, g: i32) -> u32 {
     let x = parts(a);
@@ -13,7 +19,7 @@ pub(crate) fn to_grid(a: u32, g: i32) -> u32 {
 }
 
 /// `rne(x' / 2^g) - rne(x / 2^g)`, known to fit in an i32.
-pub(crate) fn distance(x: u32, out: u32, g: i32) -> i32 {
+pub(crate) fn distance_on_grid(x: u32, out: u32, g: i32) -> i32 {
     let signed = |b: u32| {
         let n = to_grid(b & MAGNITUDE, g);
         if b >> 31 == 1 { 0u32.wrapping_sub(n) } else { n }

@@ -117,7 +117,7 @@ mod tests {
 
     #[test]
     fn bytes_at_any_address_give_the_same_values() {
-        let mut bytes = vec![0u8; 9];
+        let mut bytes = [0u8; 9];
         for start in 0..5 {
             bytes[start..start + 4].copy_from_slice(&(-1.5f32).to_le_bytes());
             assert_eq!(*to_f32(Dtype::F32, &bytes[start..start + 4]).unwrap(), [-1.5]);

@@ -1,6 +1,6 @@
 //! Finding an adapter, and opening it without a window.
 
-use crate::device::DeviceInfo;
+use crate::device::{DeviceInfo, DeviceLimits};
 use crate::error::{Error, Result};
 use std::fmt;
 
@@ -108,7 +108,7 @@ fn unfit(adapter: &wgpu::Adapter) -> Option<String> {
     (buffers < STORAGE_BUFFERS).then(|| format!("{buffers} storage buffers per stage, {STORAGE_BUFFERS} needed"))
 }
 
-pub(super) fn info_of(info: &wgpu::AdapterInfo, index: Option<usize>) -> DeviceInfo {
+pub(super) fn info_of(info: &wgpu::AdapterInfo, limits: &wgpu::Limits, index: Option<usize>) -> DeviceInfo {
     DeviceInfo {
         index,
         name: info.name.clone(),
@@ -126,6 +126,13 @@ pub(super) fn info_of(info: &wgpu::AdapterInfo, index: Option<usize>) -> DeviceI
             .filter(|part| !part.is_empty())
             .collect::<Vec<_>>()
             .join(" "),
+        limits: Some(DeviceLimits {
+            max_buffer_bytes: limits.max_buffer_size,
+            max_binding_bytes: limits.max_storage_buffer_binding_size,
+            max_workgroup: limits.max_compute_invocations_per_workgroup,
+            max_workgroups_per_dimension: limits.max_compute_workgroups_per_dimension,
+            workgroup_memory_bytes: limits.max_compute_workgroup_storage_size,
+        }),
     }
 }
 
@@ -133,12 +140,10 @@ pub(super) fn info_of(info: &wgpu::AdapterInfo, index: Option<usize>) -> DeviceI
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct AdapterDescription {
-    /// Name, backend and driver.
+    /// Name, backend, driver and limits.
     pub info: DeviceInfo,
     /// Whether it is hardware; software adapters are never chosen by `auto`.
     pub hardware: bool,
-    /// The limits that it offers.
-    pub limits: wgpu::Limits,
     /// Why it cannot run the kernels, if it cannot.
     pub unfit: Option<String>,
 }
@@ -156,9 +161,8 @@ pub async fn adapters() -> Vec<AdapterDescription> {
     let describe = |(index, adapter): (usize, &wgpu::Adapter)| {
         let info = adapter.get_info();
         AdapterDescription {
-            info: info_of(&info, Some(index)),
+            info: info_of(&info, &adapter.limits(), Some(index)),
             hardware: is_hardware(info.device_type),
-            limits: adapter.limits(),
             unfit: unfit(adapter),
         }
     };
@@ -195,7 +199,7 @@ pub(super) async fn open(select: &Select) -> Result<(DeviceInfo, wgpu::Device, w
         required_limits: adapter.limits(),
         ..Default::default()
     };
-    let info = info_of(&adapter.get_info(), Some(index));
+    let info = info_of(&adapter.get_info(), &adapter.limits(), Some(index));
     let (device, queue) = adapter
         .request_device(&descriptor)
         .await

@@ -4,12 +4,13 @@
 
 use super::Gpu;
 use super::job::{Dispatch, Finished, Job, Pending};
-use super::shader::{Kernel, LOSS_WORDS, MIN_RUN, Params, RECIPE_WORDS, TALLIES};
+use super::shader::{self, Kernel, LOSS_WORDS, MIN_RUN, Params, RECIPE_WORDS};
 use crate::error::{Error, Result};
 use crate::layout::{Chunk, RangeUnits, Tensor, saturate};
 use crate::loss::{Loss, UnitSums};
 use crate::quantized::{Counts, LossDetail, QuantizeOutput, Quantized, Spec, check_scales};
 use crate::scheme::Scheme;
+use std::ops::Range;
 
 /// A slab's buffers, one entry per range unit each.
 struct Slab {
@@ -25,6 +26,9 @@ struct Part {
     x: wgpu::Buffer,
     codes: wgpu::Buffer,
 }
+
+/// Counters per chunk.
+const TALLIES: usize = shader::TALLIES.len();
 
 impl Gpu {
     /// The most elements that one buffer of f32 can hold here.
@@ -278,7 +282,7 @@ impl Reading {
         Self { spec, shape: shape.to_vec(), units, counters: 0, scales, losses, codes, errors }
     }
 
-    /// The counters' sums over the chunks, in the order of `shaders/tally.wgsl`.
+    /// The counters' sums over the chunks, in the order of [`shader::TALLIES`].
     fn tallies(&self, finished: &Finished) -> Result<[u64; TALLIES]> {
         let words: Vec<u32> = finished.concat(&[self.counters])?;
         let mut sums = [0; TALLIES];
@@ -315,15 +319,15 @@ impl Reading {
     }
 }
 
-/// A unit's sums from its words, laid out as `shaders/loss_sums.wgsl` says.
+/// A unit's sums from its words.
 fn unit_sums(words: &[u32]) -> UnitSums {
-    let unsigned = |words: &[u32]| words.iter().rev().fold(0u128, |sum, &word| (sum << 32) | u128::from(word));
-    let cross = unsigned(&words[11..14]);
+    let unsigned = |at: Range<usize>| words[at].iter().rev().fold(0u128, |sum, &word| (sum << 32) | u128::from(word));
+    let cross = unsigned(shader::CROSS);
     UnitSums {
-        max_bits: words[0],
-        abs: unsigned(&words[1..4]),
-        noise: unsigned(&words[4..8]),
-        codes: unsigned(&words[8..11]),
+        max_bits: words[shader::MAX_AT],
+        abs: unsigned(shader::ABS),
+        noise: unsigned(shader::NOISE),
+        codes: unsigned(shader::CODES),
         // 96 bits in two's complement.
         cross: (cross << 32).cast_signed() >> 32,
     }

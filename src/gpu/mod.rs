@@ -10,7 +10,7 @@ mod job;
 mod shader;
 
 pub use adapter::{AdapterDescription, DEVICE_VARIABLE, Select, adapters};
-pub use shader::{Kernel, Params, Tuning, shader_source};
+pub use shader::{Kernel, Params, RECIPE_WORDS, Tuning, shader_source};
 
 use crate::device::{Computed, DeviceInfo};
 use crate::error::{Error, Result};
@@ -99,7 +99,7 @@ impl Gpu {
     /// Runs on a caller's device. No handler is installed on it: its errors beyond these calls, and its loss,
     /// stay the caller's to watch.
     pub fn from_device(device: wgpu::Device, queue: wgpu::Queue) -> Self {
-        let info = adapter::info_of(&device.adapter_info(), None);
+        let info = adapter::info_of(&device.adapter_info(), &device.limits(), None);
         Self::with_info(device, queue, info)
     }
 

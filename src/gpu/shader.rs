@@ -5,6 +5,8 @@
 
 use crate::scheme::{Mapping, Scheme};
 use bytemuck::{Pod, Zeroable};
+use std::fmt::Write;
+use std::ops::Range;
 
 /// A kernel: the stem of its WGSL file, and its entry point's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -123,18 +125,26 @@ pub struct Params {
 
 /// Runs shorter than this are traversed as columns.
 pub(super) const MIN_RUN: u32 = 64;
-/// Words per range unit in the buffer of the loss's sums.
+/// Words per range unit in the buffer of recipes: what quantize needs of a scale.
+pub const RECIPE_WORDS: usize = 8;
+/// The counters of a chunk, in order.
+pub(super) const TALLIES: [&str; 5] =
+    ["NAN_ELEMS", "INF_ELEMS", "CLIPPED_ELEMS", "EXCLUDED_ELEMS", "NONFINITE_OUT_ELEMS"];
+/// Words per range unit in the buffer of the loss's sums; the last are unused.
 pub(super) const LOSS_WORDS: usize = 16;
-/// Counters per chunk.
-pub(super) const TALLIES: usize = 5;
-/// Words of a recipe.
-pub(super) const RECIPE_WORDS: usize = 8;
+/// Where the sums stand among a unit's words.
+pub(super) const MAX_AT: usize = 0;
+pub(super) const ABS: Range<usize> = 1..4;
+pub(super) const NOISE: Range<usize> = 4..8;
+pub(super) const CODES: Range<usize> = 8..11;
+pub(super) const CROSS: Range<usize> = 11..14;
 
 const FLOAT: &str = include_str!("../../shaders/exact/float.wgsl");
 const CODE: &str = include_str!("../../shaders/exact/code.wgsl");
 const GRID: &str = include_str!("../../shaders/exact/loss.wgsl");
 const PARAMS: &str = include_str!("../../shaders/params.wgsl");
 const TRAVERSE: &str = include_str!("../../shaders/traverse.wgsl");
+const PACK: &str = include_str!("../../shaders/pack.wgsl");
 const TALLY: &str = include_str!("../../shaders/tally.wgsl");
 const LOSS_SUMS: &str = include_str!("../../shaders/loss_sums.wgsl");
 const NO_LOSS: &str = include_str!("../../shaders/no_loss.wgsl");
@@ -196,29 +206,33 @@ impl Kernel {
 
 /// The WGSL text of a kernel for a scheme, as the device gets it.
 pub fn shader_source(kernel: Kernel, scheme: Scheme, workgroup: u32) -> String {
-    let mut text = format!(
-        "const WORKGROUP = {workgroup}u;\n\
-         const VECS = {}u;\n\
-         const MIN_RUN = {MIN_RUN}u;\n\
-         const LOSS_WORDS = {LOSS_WORDS}u;\n\
-         const QMIN = {}i;\n\
-         const QMAX = {}i;\n\
-         const DIVISOR = {}u;\n\
-         const MINMAX = {};\n\
-         const FUSED = {};\n\
-         const STORE_ERRORS = {};\n",
-        kernel.vecs(),
-        scheme.qmin(),
-        scheme.qmax(),
-        scheme.divisor(),
-        scheme.mapping() == Mapping::MinMax,
-        kernel == Kernel::QuantizeLoss,
-        kernel == Kernel::AbsErrorStore,
-    );
+    let mut text = String::new();
+    let mut define = |name: &str, value: &dyn std::fmt::Display, suffix: &str| {
+        writeln!(text, "const {name} = {value}{suffix};").expect("writing to a string cannot fail");
+    };
+    define("WORKGROUP", &workgroup, "u");
+    define("VECS", &kernel.vecs(), "u");
+    define("MIN_RUN", &MIN_RUN, "u");
+    define("QMIN", &scheme.qmin(), "i");
+    define("QMAX", &scheme.qmax(), "i");
+    define("DIVISOR", &scheme.divisor(), "u");
+    define("MINMAX", &(scheme.mapping() == Mapping::MinMax), "");
+    define("FUSED", &(kernel == Kernel::QuantizeLoss), "");
+    define("STORE_ERRORS", &(kernel == Kernel::AbsErrorStore), "");
+    define("LOSS_WORDS", &LOSS_WORDS, "u");
+    define("MAX_AT", &MAX_AT, "u");
+    for (name, words) in [("ABS_AT", ABS), ("NOISE_AT", NOISE), ("CODES_AT", CODES), ("CROSS_AT", CROSS)] {
+        define(name, &words.start, "u");
+    }
+    define("SUM_WORDS", &CROSS.end, "u");
+    define("TALLIES", &TALLIES.len(), "u");
+    for (i, name) in TALLIES.iter().enumerate() {
+        define(name, &i, "u");
+    }
     let common: &[&str] = match kernel {
         // It sees units, not elements, and needs no traversal's hooks.
         Kernel::Scale => &[PARAMS, FLOAT, CODE],
-        _ => &[PARAMS, FLOAT, CODE, GRID, TRAVERSE],
+        _ => &[PARAMS, FLOAT, CODE, GRID, PACK, TRAVERSE],
     };
     for fragment in common.iter().chain(kernel.fragments()) {
         text.push('\n');

@@ -1,33 +1,33 @@
 //! Inputs that find wrong bits: edges, ties and their neighbours, and seeded random data.
 
 /// A small generator; the same numbers on every machine.
-pub struct Rng(u64);
+pub(crate) struct Rng(u64);
 
 impl Rng {
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
     }
 
-    pub fn next_u32(&mut self) -> u32 {
+    pub(crate) fn next_u32(&mut self) -> u32 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
         (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 32) as u32
     }
 
-    pub fn below(&mut self, n: u32) -> u32 {
-        (u64::from(self.next_u32()) * u64::from(n) >> 32) as u32
+    pub(crate) fn below(&mut self, n: u32) -> u32 {
+        ((u64::from(self.next_u32()) * u64::from(n)) >> 32) as u32
     }
 
     /// Near enough to a normal distribution.
-    pub fn gauss(&mut self) -> f32 {
+    pub(crate) fn gauss(&mut self) -> f32 {
         let sum: f32 = (0..8).map(|_| self.next_u32() as f32 / u32::MAX as f32).sum();
         (sum - 4.0) * 1.2
     }
 }
 
 /// Bit patterns that the contract's policies speak of.
-pub const EDGES: [u32; 22] = [
+pub(crate) const EDGES: [u32; 22] = [
     0x0000_0000,
     0x8000_0000,
     0x0000_0001,
@@ -53,7 +53,7 @@ pub const EDGES: [u32; 22] = [
 ];
 
 /// Scales whose significands and exponents lie at the ends.
-pub const SCALES: [u32; 20] = [
+pub(crate) const SCALES: [u32; 20] = [
     0x0000_0001,
     0x0000_0003,
     0x0012_3456,
@@ -77,7 +77,7 @@ pub const SCALES: [u32; 20] = [
 ];
 
 /// Kinds of data, by name.
-pub const KINDS: [&str; 16] = [
+pub(crate) const KINDS: [&str; 16] = [
     "gauss",
     "bf16",
     "bits",
@@ -97,7 +97,7 @@ pub const KINDS: [&str; 16] = [
 ];
 
 /// `n` values of a kind.
-pub fn data(kind: &str, n: usize, seed: u64) -> Vec<f32> {
+pub(crate) fn data(kind: &str, n: usize, seed: u64) -> Vec<f32> {
     let mut rng = Rng::new(seed);
     let value = |rng: &mut Rng, i: usize| match kind {
         "gauss" => rng.gauss(),
@@ -128,7 +128,7 @@ pub fn data(kind: &str, n: usize, seed: u64) -> Vec<f32> {
 }
 
 /// The values within 3 ulp of every halfway point `(k + 1/2) s`, up to just beyond the codes, on both sides.
-pub fn halfway_neighbours(scale: f32) -> Vec<f32> {
+pub(crate) fn halfway_neighbours(scale: f32) -> Vec<f32> {
     let mut values = Vec::new();
     for k in 0..=130 {
         // Rounded like the f64 it is; three neighbours either way cover that.

@@ -5,7 +5,7 @@ use crate::{Test, assert_same};
 use wgpu_quant::gpu::{Select, Tuning};
 use wgpu_quant::{Error, Gpu, Granularity, LossDetail, Scheme, Spec, Tensor, cpu, wgpu};
 
-pub const TESTS: &[Test] = &[
+pub(crate) const TESTS: &[Test] = &[
     ("a_call_is_one_submission_and_one_read_back", traffic),
     ("a_result_says_which_adapter_made_it", provenance),
     ("the_async_calls_give_the_same", asynchronous),

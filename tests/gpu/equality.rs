@@ -4,7 +4,7 @@ use crate::corpus::{KINDS, SCALES, data, halfway_neighbours};
 use crate::{Test, assert_same, assert_same_values, bits, check};
 use wgpu_quant::{Gpu, Granularity, LossDetail, Quantized, Scheme, Spec, Tensor, cpu};
 
-pub const TESTS: &[Test] = &[
+pub(crate) const TESTS: &[Test] = &[
     ("the_worked_example_has_the_contracts_bits", worked_example),
     ("every_kind_of_data_agrees_per_tensor_and_per_channel", kinds),
     ("a_3d_tensor_agrees_on_each_axis", axes),

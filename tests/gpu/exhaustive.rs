@@ -3,7 +3,7 @@
 use crate::{Test, assert_all_equal};
 use wgpu_quant::{Gpu, Scheme, Spec, Tensor, cpu};
 
-pub const TESTS: &[Test] = &[("all_2_to_the_32_values_agree_for_six_scales", all_values)];
+pub(crate) const TESTS: &[Test] = &[("all_2_to_the_32_values_agree_for_six_scales", all_values)];
 
 /// A common scale, the ends of the significand, the least scale, one of the worked example, and a huge one.
 const SCALES: [u32; 6] = [0x3c23_d70a, 0x3f7f_ffff, 0x3f80_0001, 0x0000_0003, 0x3da0_a0a1, 0x7dfc_cc44];

@@ -5,7 +5,7 @@ use crate::{Test, assert_same, assert_same_values};
 use wgpu_quant::gpu::{Select, Tuning};
 use wgpu_quant::{Gpu, Granularity, LossDetail, Scheme, Spec, Tensor, cpu};
 
-pub const TESTS: &[Test] = &[
+pub(crate) const TESTS: &[Test] = &[
     ("the_bits_are_the_same_for_every_workgroup_size", workgroups),
     ("the_bits_are_the_same_for_every_chunk_size", chunks),
     ("the_bits_are_the_same_however_many_range_units_share_a_buffer", slabs),
