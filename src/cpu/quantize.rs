@@ -34,7 +34,8 @@ use rayon::prelude::*;
 /// assert_eq!(out.tensor.codes_i8(), [-127, -64, 0, 64, 127]); // x / s is -127.49999
 /// assert_eq!(cpu::dequantize(&out.tensor)?, [-9.960785, -5.019608, 0.0, 5.019608, 9.960785]);
 /// let errors = out.loss.unwrap().abs_errors.unwrap();
-/// assert_eq!(errors.map(|e| (e * 1e6).round()), [39215.0, 19608.0, 0.0, 19608.0, 39215.0]);
+/// let errors: Vec<String> = errors.iter().map(|e| format!("{e:.6}")).collect();
+/// assert_eq!(errors, ["0.039215", "0.019608", "0.000000", "0.019608", "0.039215"]);
 /// # Ok::<(), wgpu_quant::Error>(())
 /// ```
 pub fn quantize(x: Tensor<'_>, spec: &Spec) -> Result<QuantizeOutput> {
