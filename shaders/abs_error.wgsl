@@ -25,6 +25,12 @@ fn load(v: u32) {
     first = 4u * v;
 }
 
+fn load_one(i: u32) {
+    bits.x = x[i / 4u][i % 4u];
+    word = codes[i / 4u] >> (8u * (i % 4u));
+    first = i;
+}
+
 fn visit(c: u32) {
     let b = bits[c];
     let out = decode(code_at(word, c), s);

@@ -21,8 +21,6 @@ fn store(v: u32) { out[v] = values; }
 
 fn flush_slot(slot: u32) {}
 
-fn flush_unit(unit: u32) {}
-
 @compute @workgroup_size(WORKGROUP)
 fn dequantize(
     @builtin(workgroup_id) group: vec3<u32>,

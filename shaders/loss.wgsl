@@ -15,16 +15,18 @@ fn load(v: u32) {
     word = codes[v];
 }
 
+fn load_one(i: u32) {
+    bits.x = x[i / 4u][i % 4u];
+    word = codes[i / 4u] >> (8u * (i % 4u));
+}
+
 fn visit(c: u32) { visit_loss(bits[c], code_at(word, c)); }
 
 fn store(v: u32) {}
 
 fn flush_slot(slot: u32) { flush_loss(slot); }
 
-fn flush_unit(unit: u32) {
-    close_sums();
-    flush_loss_to_unit(unit);
-}
+fn flush_unit(unit: u32) { flush_loss_to_unit(unit); }
 
 @compute @workgroup_size(WORKGROUP)
 fn loss(

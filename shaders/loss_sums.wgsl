@@ -10,44 +10,46 @@ var<private> loss_s: u32;
 var<private> grid: i32;
 var<private> largest_x: u32;        // of code 0: the loss is |x| itself
 var<private> largest_d: u32;        // of other codes: the loss is on the grid exactly
-var<private> sums: array<u32, SUM_WORDS>;
+var<private> abs_sum: vec2<u32>;    // each sum lowest word first; an invocation's share stays below 2^64
+var<private> noise_sum: vec2<u32>;
+var<private> codes_sum: u32;
+var<private> cross_sum: vec2<u32>;
 var<workgroup> loss_slots: array<atomic<u32>, SLOTS * SUM_WORDS>;
 
 fn open_loss(unit: u32, s: u32) {
     loss_s = s;
     // Other invocations raise the largest loss meanwhile, but not across the grid's limit: beyond a step it
     // was set before, and losses up to a step leave the grid as it is.
-    grid = grid_exp(s, atomicLoad(&losses[unit * LOSS_WORDS]));
+    grid = grid_exp(s, atomicLoad(&losses[unit * LOSS_WORDS + MAX_AT]));
     largest_x = 0u;
     largest_d = 0u;
-    for (var w = 0u; w < SUM_WORDS; w++) { sums[w] = 0u; }
+    abs_sum = vec2<u32>();
+    noise_sum = vec2<u32>();
+    codes_sum = 0u;
+    cross_sum = vec2<u32>();
 }
 
-// Adds (lo, hi) to the words at `at`; an invocation's share stays below 2^64.
-fn add_two(at: u32, lo: u32, hi: u32) {
-    let sum = sums[at] + lo;
-    sums[at + 1u] += hi + select(0u, 1u, sum < lo);
-    sums[at] = sum;
+fn add_wide(a: vec2<u32>, b: vec2<u32>) -> vec2<u32> {
+    let lo = a.x + b.x;
+    return vec2<u32>(lo, a.y + b.y + select(0u, 1u, lo < b.x));
 }
 
 fn visit_loss(b: u32, q: i32) {
     let out = decode(q, loss_s);
-    if (!is_finite(out)) { tally[NONFINITE_OUT_ELEMS] += 1u; }
+    nonfinite_out_elems += select(1u, 0u, is_finite(out));
     if (!is_finite(b) || !is_finite(out)) {
-        tally[EXCLUDED_ELEMS] += 1u;
+        excluded_elems += 1u;
         return;
     }
     let d = distance_on_grid(b, out, grid);
     let size = u32(abs(d));
     let k = u32(abs(q));
-    add_two(ABS_AT, size, 0u);
-    add_two(NOISE_AT, size * size, mul_hi(size, size));
-    sums[CODES_AT] += k * k;
-    let lo = k * size;
-    let hi = mul_hi(k, size);
-    let minus = (q < 0) != (d < 0);
-    let borrow = select(0u, 1u, lo == 0u);
-    add_two(CROSS_AT, select(lo, 0u - lo, minus), select(hi, ~hi + borrow, minus));
+    abs_sum = add_wide(abs_sum, vec2<u32>(size, 0u));
+    noise_sum = add_wide(noise_sum, vec2<u32>(size * size, mul_hi(size, size)));
+    codes_sum += k * k;
+    let product = vec2<u32>(k * size, mul_hi(k, size));
+    let negated = vec2<u32>(0u - product.x, ~product.y + select(0u, 1u, product.x == 0u));
+    cross_sum = add_wide(cross_sum, select(product, negated, (q < 0) != (d < 0)));
     if (q == 0) {
         largest_x = max(largest_x, b & MAGNITUDE);
     } else {
@@ -55,63 +57,86 @@ fn visit_loss(b: u32, q: i32) {
     }
 }
 
-// Completes an invocation's words: the sign of the last sum, and the largest loss. Only a pass that computes
-// the codes knows that its losses are exact on the grid, and only on the scale's own grid; elsewhere the
-// largest loss is known before.
-fn close_sums() {
-    sums[CROSS_AT + 2u] = bitcast<u32>(bitcast<i32>(sums[CROSS_AT + 1u]) >> 31u);
-    if (FUSED && grid == parts(loss_s).e - 1) {
-        sums[MAX_AT] = max(largest_x, round_pack(0u, largest_d, grid));
-    }
+// The largest loss, if this pass is the one to find it. Only a pass that computes the codes knows that its
+// losses are exact on the grid, and only on the scale's own grid; elsewhere the largest loss is known before.
+fn largest_loss() -> u32 {
+    if (!FUSED || grid != parts(loss_s).e - 1) { return 0u; }
+    return max(largest_x, round_pack(0u, largest_d, grid));
 }
 
-fn add_slot_word(i: u32, value: u32) -> u32 {
-    if (value == 0u) { return 0u; }
-    let old = atomicAdd(&loss_slots[i], value);
-    return select(0u, 1u, old + value < old);
+// Adds a word and a carry to a word, and returns the carry to the next. Each wrap of a word is seen by exactly
+// one atomicAdd, which carries it on; so a sum of several words is exact in any order. Where
+// value + carry is 0, either both are, or the two wrapped and the carry goes on.
+fn add_to_slot(i: u32, value: u32, carry: u32) -> u32 {
+    let sum = value + carry;
+    if (sum == 0u) { return carry; }
+    let old = atomicAdd(&loss_slots[i], sum);
+    return select(0u, 1u, old + sum < old);
 }
 
-fn add_unit_word(i: u32, value: u32) -> u32 {
-    if (value == 0u) { return 0u; }
-    let old = atomicAdd(&losses[i], value);
-    return select(0u, 1u, old + value < old);
+fn add_to_unit(i: u32, value: u32, carry: u32) -> u32 {
+    let sum = value + carry;
+    if (sum == 0u) { return carry; }
+    let old = atomicAdd(&losses[i], sum);
+    return select(0u, 1u, old + sum < old);
 }
 
-// Each wrap of a word is seen by exactly one atomicAdd, which carries it on; so the words' total is exact in
-// any order. A carry added to all ones wraps by itself and goes on as a carry of its own.
 fn flush_loss(slot: u32) {
-    close_sums();
     let at = slot * SUM_WORDS;
-    if (sums[MAX_AT] != 0u) { atomicMax(&loss_slots[at], sums[MAX_AT]); }
-    var carry = 0u;
-    for (var w = ABS_AT; w < SUM_WORDS; w++) {
-        if (w == NOISE_AT || w == CODES_AT || w == CROSS_AT) { carry = 0u; }
-        let value = sums[w] + carry;
-        let wrapped = select(0u, 1u, value < carry);
-        carry = wrapped + add_slot_word(at + w, value);
-    }
+    let largest = largest_loss();
+    if (largest != 0u) { atomicMax(&loss_slots[at + MAX_AT], largest); }
+    var carry = add_to_slot(at + ABS_AT, abs_sum.x, 0u);
+    carry = add_to_slot(at + ABS_AT + 1u, abs_sum.y, carry);
+    add_to_slot(at + ABS_AT + 2u, 0u, carry);
+    carry = add_to_slot(at + NOISE_AT, noise_sum.x, 0u);
+    carry = add_to_slot(at + NOISE_AT + 1u, noise_sum.y, carry);
+    carry = add_to_slot(at + NOISE_AT + 2u, 0u, carry);
+    add_to_slot(at + NOISE_AT + 3u, 0u, carry);
+    carry = add_to_slot(at + CODES_AT, codes_sum, 0u);
+    carry = add_to_slot(at + CODES_AT + 1u, 0u, carry);
+    add_to_slot(at + CODES_AT + 2u, 0u, carry);
+    carry = add_to_slot(at + CROSS_AT, cross_sum.x, 0u);
+    carry = add_to_slot(at + CROSS_AT + 1u, cross_sum.y, carry);
+    add_to_slot(at + CROSS_AT + 2u, sign_word(cross_sum.y), carry);
 }
+
+fn sign_word(top: u32) -> u32 { return bitcast<u32>(bitcast<i32>(top) >> 31u); }
 
 fn flush_loss_to_unit(unit: u32) {
     let at = unit * LOSS_WORDS;
-    if (sums[MAX_AT] != 0u) { atomicMax(&losses[at], sums[MAX_AT]); }
-    var carry = 0u;
-    for (var w = ABS_AT; w < SUM_WORDS; w++) {
-        if (w == NOISE_AT || w == CODES_AT || w == CROSS_AT) { carry = 0u; }
-        let value = sums[w] + carry;
-        let wrapped = select(0u, 1u, value < carry);
-        carry = wrapped + add_unit_word(at + w, value);
-    }
+    let largest = largest_loss();
+    if (largest != 0u) { atomicMax(&losses[at + MAX_AT], largest); }
+    var carry = add_to_unit(at + ABS_AT, abs_sum.x, 0u);
+    carry = add_to_unit(at + ABS_AT + 1u, abs_sum.y, carry);
+    add_to_unit(at + ABS_AT + 2u, 0u, carry);
+    carry = add_to_unit(at + NOISE_AT, noise_sum.x, 0u);
+    carry = add_to_unit(at + NOISE_AT + 1u, noise_sum.y, carry);
+    carry = add_to_unit(at + NOISE_AT + 2u, 0u, carry);
+    add_to_unit(at + NOISE_AT + 3u, 0u, carry);
+    carry = add_to_unit(at + CODES_AT, codes_sum, 0u);
+    carry = add_to_unit(at + CODES_AT + 1u, 0u, carry);
+    add_to_unit(at + CODES_AT + 2u, 0u, carry);
+    carry = add_to_unit(at + CROSS_AT, cross_sum.x, 0u);
+    carry = add_to_unit(at + CROSS_AT + 1u, cross_sum.y, carry);
+    add_to_unit(at + CROSS_AT + 2u, sign_word(cross_sum.y), carry);
 }
 
 fn clear_loss(lane: u32) {
     for (var i = lane; i < SLOTS * SUM_WORDS; i += WORKGROUP) { atomicStore(&loss_slots[i], 0u); }
 }
 
+// A slot's words to its unit's.
 fn drain_loss(tile: u32, lane: u32) {
     let first = place(tile * TILE_ELEMS).unit;
     for (var slot = lane; slot < SLOTS; slot += WORKGROUP) {
-        for (var w = 0u; w < SUM_WORDS; w++) { sums[w] = atomicLoad(&loss_slots[slot * SUM_WORDS + w]); }
-        flush_loss_to_unit((first + slot) % params.units);
+        let source = slot * SUM_WORDS;
+        let to = (first + slot) % params.units * LOSS_WORDS;
+        let largest = atomicLoad(&loss_slots[source + MAX_AT]);
+        if (largest != 0u) { atomicMax(&losses[to + MAX_AT], largest); }
+        var carry = 0u;
+        for (var w = ABS_AT; w < SUM_WORDS; w++) {
+            if (w == NOISE_AT || w == CODES_AT || w == CROSS_AT) { carry = 0u; }
+            carry = add_to_unit(to + w, atomicLoad(&loss_slots[source + w]), carry);
+        }
     }
 }

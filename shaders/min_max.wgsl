@@ -16,14 +16,17 @@ fn open_unit(unit: u32) {
 
 fn load(v: u32) { bits = x[v]; }
 
+fn load_one(i: u32) { bits.x = x[i / 4u][i % 4u]; }
+
 fn visit(c: u32) {
     let b = bits[c];
     let up = hi_key(b);
     hi = max(hi, up);
     lo = max(lo, lo_key(b));
     if (up < 2u * HIDDEN) {     // not finite
-        let t = select(INF_ELEMS, NAN_ELEMS, (b & MAGNITUDE) > INF);
-        tally[t] += 1u;
+        let nan = select(0u, 1u, (b & MAGNITUDE) > INF);
+        nan_elems += nan;
+        inf_elems += 1u - nan;
     }
 }
 

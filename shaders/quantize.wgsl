@@ -23,15 +23,13 @@ fn visit(c: u32) {
     let b = bits[c];
     let q = encode(b, unit_recipe);
     word |= packed(q, c);
-    tally[CLIPPED_ELEMS] += select(0u, 1u, is_clipped(b, unit_recipe));
+    clipped_elems += select(0u, 1u, is_clipped(b, unit_recipe));
     visit_loss(b, q);
 }
 
 fn store(v: u32) { codes[v] = word; }
 
 fn flush_slot(slot: u32) { flush_loss(slot); }
-
-fn flush_unit(unit: u32) {}
 
 @compute @workgroup_size(WORKGROUP)
 fn quantize(

@@ -3,7 +3,11 @@
 
 @group(0) @binding(1) var<storage, read_write> counters: array<atomic<u32>>;
 
-var<private> tally: array<u32, TALLIES>;
+var<private> nan_elems: u32;
+var<private> inf_elems: u32;
+var<private> clipped_elems: u32;
+var<private> excluded_elems: u32;
+var<private> nonfinite_out_elems: u32;
 var<workgroup> tally_sums: array<atomic<u32>, TALLIES>;
 
 fn clear_tally(lane: u32) {
@@ -11,9 +15,11 @@ fn clear_tally(lane: u32) {
 }
 
 fn flush_tally() {
-    for (var t = 0u; t < TALLIES; t++) {
-        if (tally[t] != 0u) { atomicAdd(&tally_sums[t], tally[t]); }
-    }
+    if (nan_elems != 0u) { atomicAdd(&tally_sums[NAN_ELEMS], nan_elems); }
+    if (inf_elems != 0u) { atomicAdd(&tally_sums[INF_ELEMS], inf_elems); }
+    if (clipped_elems != 0u) { atomicAdd(&tally_sums[CLIPPED_ELEMS], clipped_elems); }
+    if (excluded_elems != 0u) { atomicAdd(&tally_sums[EXCLUDED_ELEMS], excluded_elems); }
+    if (nonfinite_out_elems != 0u) { atomicAdd(&tally_sums[NONFINITE_OUT_ELEMS], nonfinite_out_elems); }
 }
 
 fn drain_tally(lane: u32) {

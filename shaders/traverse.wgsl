@@ -1,11 +1,11 @@
 // Which invocation sees which elements, for every kernel that reads a tensor. A kernel defines:
 //     open_unit(unit)     what follows belongs to this range unit
 //     load(v)             the elements 4v .. 4v + 3 come next
-//     visit(c)            element 4v + c belongs to the open unit
-//     store(v)            all of them were visited
+//     visit(c)            element c of what was loaded belongs to the open unit
+//     store(v)            all of the vector was visited
 //     flush_slot(slot)    add what was gathered since open_unit to the workgroup's slot
-//     flush_unit(unit)    the same, straight to the unit
 // Needs from the prelude: WORKGROUP, VECS (vectors of 4 elements per invocation), MIN_RUN.
+// visit is only called with constants, so that a vector in registers is never indexed by a variable.
 //
 // The tensor is `[outer, units, inner]`; `inner` consecutive elements of one unit are a run. A dispatch
 // covers one chunk of the tensor, which may begin and end anywhere: params.wgsl says where.
@@ -32,56 +32,50 @@ fn rows(tile: u32, lane: u32) {
     let start = tile * TILE_ELEMS;
     if (start >= params.elems) { return; }
     let first = place(start);
-    var slot = 0u;
     open_unit(first.unit);
-    for (var k = 0u; k < VECS; k++) {
-        let v = tile * (TILE_ELEMS / 4u) + k * WORKGROUP + lane;
-        let i = 4u * v;
-        if (i >= params.elems) { break; }
-        load(v);
-        var at = first;
-        if (first.left < TILE_ELEMS) { at = place(i); }
-        if (at.run - first.run != slot) {
-            flush_slot(slot);
-            slot = at.run - first.run;
-            open_unit(at.unit);
-        }
-        if (at.left >= 4u && i + 4u <= params.elems) {
+    let whole = first.left >= TILE_ELEMS && start + TILE_ELEMS <= params.elems;
+    if (whole) {
+        for (var k = 0u; k < VECS; k++) {
+            let v = tile * (TILE_ELEMS / 4u) + k * WORKGROUP + lane;
+            load(v);
             visit(0u);
             visit(1u);
             visit(2u);
             visit(3u);
-        } else {
-            for (var c = 0u; c < 4u; c++) {
-                if (i + c >= params.elems) { break; }
-                if (at.left == 0u) {
-                    flush_slot(slot);
-                    slot += 1u;
-                    at = place(i + c);
-                    open_unit(at.unit);
-                }
-                visit(c);
-                at.left -= 1u;
-            }
+            store(v);
         }
+        flush_slot(0u);
+        return;
+    }
+    row = 0u;
+    for (var k = 0u; k < VECS; k++) {
+        let v = tile * (TILE_ELEMS / 4u) + k * WORKGROUP + lane;
+        if (4u * v >= params.elems) { break; }
+        load(v);
+        row_left = 0u;
+        visit_in_row(4u * v, 0u, first.run);
+        visit_in_row(4u * v, 1u, first.run);
+        visit_in_row(4u * v, 2u, first.run);
+        visit_in_row(4u * v, 3u, first.run);
         store(v);
     }
-    flush_slot(slot);
+    flush_slot(row);
 }
 
-// Shorter runs: an invocation takes every stride-th element, the stride being a multiple of units * run, so
-// that all of them belong to one unit. Neighbours still read neighbours.
-fn columns(thread: u32) {
-    let column = thread % params.stride;
-    let first_row = thread / params.stride * (4u * VECS);
-    if (first_row * params.stride + column >= params.elems) { return; }
-    let unit = place(column).unit;
-    open_unit(unit);
-    for (var k = 0u; k < 4u * VECS; k++) {
-        let i = (first_row + k) * params.stride + column;
-        if (i >= params.elems) { break; }
-        load(i / 4u);
-        visit(i % 4u);
+var<private> row: u32;          // the slot of the open run
+var<private> row_left: u32;     // elements known to be left of it; 0 to look again
+
+fn visit_in_row(i: u32, c: u32, first_run: u32) {
+    if (i + c >= params.elems) { return; }
+    if (row_left == 0u) {
+        let at = place(i + c);
+        row_left = at.left;
+        if (at.run - first_run != row) {
+            flush_slot(row);
+            row = at.run - first_run;
+            open_unit(at.unit);
+        }
     }
-    flush_unit(unit);
+    visit(c);
+    row_left -= 1u;
 }

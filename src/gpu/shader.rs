@@ -144,6 +144,7 @@ const CODE: &str = include_str!("../../shaders/exact/code.wgsl");
 const GRID: &str = include_str!("../../shaders/exact/loss.wgsl");
 const PARAMS: &str = include_str!("../../shaders/params.wgsl");
 const TRAVERSE: &str = include_str!("../../shaders/traverse.wgsl");
+const COLUMNS: &str = include_str!("../../shaders/columns.wgsl");
 const PACK: &str = include_str!("../../shaders/pack.wgsl");
 const TALLY: &str = include_str!("../../shaders/tally.wgsl");
 const LOSS_SUMS: &str = include_str!("../../shaders/loss_sums.wgsl");
@@ -193,13 +194,13 @@ impl Kernel {
 
     fn fragments(self) -> &'static [&'static str] {
         match self {
-            Self::MinMax => &[TALLY, include_str!("../../shaders/min_max.wgsl")],
+            Self::MinMax => &[COLUMNS, TALLY, include_str!("../../shaders/min_max.wgsl")],
             Self::Scale => &[include_str!("../../shaders/scale.wgsl")],
             Self::Quantize => &[TALLY, NO_LOSS, include_str!("../../shaders/quantize.wgsl")],
             Self::QuantizeLoss => &[TALLY, LOSS_SUMS, include_str!("../../shaders/quantize.wgsl")],
             Self::Dequantize => &[include_str!("../../shaders/dequantize.wgsl")],
-            Self::AbsError | Self::AbsErrorStore => &[include_str!("../../shaders/abs_error.wgsl")],
-            Self::Loss => &[TALLY, LOSS_SUMS, include_str!("../../shaders/loss.wgsl")],
+            Self::AbsError | Self::AbsErrorStore => &[COLUMNS, include_str!("../../shaders/abs_error.wgsl")],
+            Self::Loss => &[COLUMNS, TALLY, LOSS_SUMS, include_str!("../../shaders/loss.wgsl")],
         }
     }
 }
