@@ -46,41 +46,39 @@ pub fn loss(x: Tensor<'_>, q: &Quantized, per_element: bool) -> Result<Loss> {
     }
     let units = q.units();
     let data = |run: &Run| (&x.data()[run.elems.clone()], &q.codes_i8()[run.elems.clone()], q.scales()[run.unit]);
-    // The largest loss first: it decides a clipped unit's grid.
-    let mut max_bits = fold_units(
+    // On the scale's own grid first; the units that turn out to be clipped need a coarser one, and go again.
+    let mut parts = fold_units(
         units,
-        &0u32,
-        |max, run| {
+        &Part::default(),
+        |part, run| {
             let (x, codes, s) = data(&run);
-            for_each_block(x, codes, s, run.ieee, |x, _, out| *max = (*max).max(largest(x, out, run.ieee)));
+            let g = grid_exp(s.to_bits(), 0);
+            for_each_block(x, codes, s, run.ieee, |x, codes, out| part.add(x, codes, out, g, run.ieee));
         },
-        |a, b| *a = (*a).max(b),
-    )
-    .into_iter();
-    let grids: Vec<(u32, i32)> = q
-        .scales()
-        .iter()
-        .map(|s| (s.to_bits(), max_bits.next().unwrap_or(0)))
-        .map(|(s, max)| (max, grid_exp(s, max)))
-        .collect();
-    let sums = fold_units(
-        units,
-        &(UnitSums::default(), 0u64, 0u64),
-        |(sums, elems, nonfinite_out), run| {
-            let (max, g) = grids[run.unit];
-            sums.max_bits = max;
-            let (x, codes, s) = data(&run);
-            for_each_block(x, codes, s, run.ieee, |x, codes, out| {
-                *elems += add(sums, x, codes, out, g, run.ieee);
-                *nonfinite_out += out.iter().filter(|v| !is_finite(**v)).count() as u64;
-            });
-        },
-        |a, b| {
-            a.0.merge(&b.0);
-            a.1 += b.1;
-            a.2 += b.2;
-        },
+        |a, b| a.merge(&b),
     );
+    let coarse: Vec<Option<i32>> = parts
+        .iter()
+        .zip(q.scales())
+        .map(|(part, s)| (part.sums.max_bits > s.to_bits()).then(|| grid_exp(s.to_bits(), part.sums.max_bits)))
+        .collect();
+    if coarse.iter().any(Option::is_some) {
+        let again = fold_units(
+            units,
+            &Part::default(),
+            |part, run| {
+                let Some(g) = coarse[run.unit] else { return };
+                let (x, codes, s) = data(&run);
+                for_each_block(x, codes, s, run.ieee, |x, codes, out| part.add(x, codes, out, g, run.ieee));
+            },
+            |a, b| a.merge(&b),
+        );
+        for ((part, again), coarse) in parts.iter_mut().zip(again).zip(&coarse) {
+            if coarse.is_some() {
+                *part = again;
+            }
+        }
+    }
     let abs_errors = per_element.then(|| {
         let mut errors = vec![0f32; x.data().len()];
         map_runs(units, &mut errors, |errors, run| {
@@ -97,10 +95,10 @@ pub fn loss(x: Tensor<'_>, q: &Quantized, per_element: bool) -> Result<Loss> {
         });
         errors
     });
-    let elems = sums.iter().map(|sum| sum.1).sum();
-    let nonfinite_out = sums.iter().map(|sum| sum.2).sum();
-    let unit_sums: Vec<UnitSums> = sums.into_iter().map(|sum| sum.0).collect();
-    Ok(Loss::new(&unit_sums, q.scales(), elems, nonfinite_out, abs_errors))
+    let elems = parts.iter().map(|part| part.elems).sum();
+    let nonfinite_out_elems = parts.iter().map(|part| part.nonfinite_out_elems).sum();
+    let unit_sums: Vec<UnitSums> = parts.into_iter().map(|part| part.sums).collect();
+    Ok(Loss::new(&unit_sums, q.scales(), elems, nonfinite_out_elems, abs_errors))
 }
 
 /// Calls `visit(x, codes, x')` block by block, so that the values fit in a core's cache.
@@ -126,41 +124,63 @@ fn abs_error(x: f32, out: f32, ieee: bool) -> u32 {
     if error.is_nan() { NAN } else { error.to_bits() }
 }
 
-fn largest(x: &[f32], out: &[f32], ieee: bool) -> u32 {
-    let mut max = 0;
-    for (&x, &out) in x.iter().zip(out) {
-        let counts = is_finite(x) & is_finite(out);
-        max = max.max(if counts { abs_error(x, out, ieee) } else { 0 });
-    }
-    max
+/// What a run contributes.
+#[derive(Clone, Default)]
+struct Part {
+    sums: UnitSums,
+    elems: u64,
+    nonfinite_out_elems: u64,
 }
 
-/// Adds a block to its unit's sums and returns the number of elements that count.
-fn add(sums: &mut UnitSums, x: &[f32], codes: &[i8], out: &[f32], g: i32, ieee: bool) -> u64 {
-    // A block's sums fit in 64 bits but for the squares' (2^60 each).
-    let (mut elems, mut abs, mut noise, mut squares, mut cross) = (0u64, 0u64, 0u128, 0u64, 0i64);
-    // The step is a power of two, so that the quotients below are exact before they are rounded.
-    let per_step = f64::from_bits(((1023 - i64::from(g)) as u64) << 52);
-    for ((&x, &code), &out) in x.iter().zip(codes).zip(out) {
-        if !is_finite(x) || !is_finite(out) {
-            continue;
-        }
-        let d = if ieee {
-            let steps = |v: f32| (f64::from(v) * per_step).round_ties_even();
-            (steps(out) - steps(x)) as i64
-        } else {
-            exact::loss::distance_on_grid(x.to_bits(), out.to_bits(), g).into()
-        };
-        let size = d.unsigned_abs();
-        elems += 1;
-        abs += size;
-        noise += u128::from(size * size);
-        squares += u64::from(i32::from(code).unsigned_abs().pow(2));
-        cross += i64::from(code) * d;
+/// Adding and subtracting it rounds a magnitude below 2^51 to a whole number, ties to even, as
+/// `round_ties_even` does, but in a form that every vector unit has; and the sum's low bits are that number.
+const WHOLE: f64 = 6_755_399_441_055_744.0;
+
+impl Part {
+    fn merge(&mut self, other: &Self) {
+        self.sums.merge(&other.sums);
+        self.elems += other.elems;
+        self.nonfinite_out_elems += other.nonfinite_out_elems;
     }
-    sums.abs += u128::from(abs);
-    sums.noise += noise;
-    sums.codes += u128::from(squares);
-    sums.cross += i128::from(cross);
-    elems
+
+    /// Adds a block. On a grid that is too fine for its losses the sums are worthless, but the largest loss
+    /// is right.
+    fn add(&mut self, x: &[f32], codes: &[i8], out: &[f32], g: i32, ieee: bool) {
+        // The step is a power of two, so that quotients by it are exact before they are rounded.
+        let per_step = f64::from_bits(((1023 - i64::from(g)) as u64) << 52);
+        let (mut elems, mut nonfinite_out, mut max) = (0u32, 0u32, 0i32);
+        // The block's sums in 64 bits: |D| < 2^30, so its square is summed in two halves.
+        let (mut abs, mut noise_lo, mut noise_hi, mut squares, mut cross) = (0u64, 0u64, 0u64, 0u64, 0i64);
+        for ((&x, &code), &out) in x.iter().zip(codes).zip(out) {
+            let counts = is_finite(x) & is_finite(out);
+            elems += u32::from(counts);
+            nonfinite_out += u32::from(!is_finite(out));
+            let (x, out, code) = if counts { (x, out, i32::from(code)) } else { (0.0, 0.0, 0) };
+            let (d, error) = if ieee {
+                let steps = |v: f32| (f64::from(v) * per_step + WHOLE) - WHOLE;
+                let d = ((steps(out) - steps(x)) + WHOLE).to_bits() as i32;
+                (d, (out - x).abs().to_bits())
+            } else {
+                let (x, out) = (x.to_bits(), out.to_bits());
+                (exact::loss::distance_on_grid(x, out, g), exact::code::abs_error_of(x, out))
+            };
+            // As numbers of the same sign, patterns order as their values do.
+            max = max.max(error.cast_signed());
+            let size = u64::from(d.unsigned_abs());
+            abs += size;
+            noise_lo += (size * size) & 0xffff_ffff;
+            noise_hi += (size * size) >> 32;
+            squares += u64::from(code.unsigned_abs().pow(2));
+            cross += i64::from(code) * i64::from(d);
+        }
+        self.elems += u64::from(elems);
+        self.nonfinite_out_elems += u64::from(nonfinite_out);
+        self.sums.merge(&UnitSums {
+            max_bits: max.cast_unsigned(),
+            abs: abs.into(),
+            noise: u128::from(noise_lo) + (u128::from(noise_hi) << 32),
+            codes: squares.into(),
+            cross: cross.into(),
+        });
+    }
 }

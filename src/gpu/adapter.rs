@@ -26,7 +26,7 @@ pub enum Select {
     /// before GL.
     #[default]
     Best,
-    /// The same, but no software adapter.
+    /// The same, but no software adapter, and none of GL.
     Hardware,
     /// The adapter of this index in [`adapters`].
     Index(usize),
@@ -85,17 +85,19 @@ fn is_hardware(device_type: wgpu::DeviceType) -> bool {
     )
 }
 
+/// The rank of a software adapter.
+const SOFTWARE: u32 = 4;
+
 /// Smaller is better.
-fn rank(info: &wgpu::AdapterInfo) -> (u32, u32) {
-    let kind = match info.device_type {
+fn rank(info: &wgpu::AdapterInfo) -> u32 {
+    match info.device_type {
         wgpu::DeviceType::DiscreteGpu => 0,
         wgpu::DeviceType::IntegratedGpu => 1,
         wgpu::DeviceType::VirtualGpu => 2,
         // The GL backend cannot always tell, and then says "other".
         wgpu::DeviceType::Other => 3,
-        wgpu::DeviceType::Cpu => 4,
-    };
-    (kind, u32::from(info.backend == wgpu::Backend::Gl))
+        wgpu::DeviceType::Cpu => SOFTWARE,
+    }
 }
 
 /// Why an adapter cannot run the kernels, if it cannot.
@@ -148,12 +150,14 @@ pub struct AdapterDescription {
     pub unfit: Option<String>,
 }
 
-async fn enumerate() -> Vec<wgpu::Adapter> {
-    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor {
-        backends: wgpu::Backends::VULKAN | wgpu::Backends::METAL | wgpu::Backends::DX12 | wgpu::Backends::GL,
-        ..wgpu::InstanceDescriptor::new_without_display_handle()
-    });
-    instance.enumerate_adapters(wgpu::Backends::all()).await
+/// The backends that machines have today, and the one that is asked last: GL starts slowly, talks on stderr
+/// where there is no desktop, and shows adapters that the others show too.
+const FIRST: wgpu::Backends = wgpu::Backends::VULKAN.union(wgpu::Backends::METAL).union(wgpu::Backends::DX12);
+const LAST: wgpu::Backends = wgpu::Backends::GL;
+
+async fn enumerate(backends: wgpu::Backends) -> Vec<wgpu::Adapter> {
+    let descriptor = wgpu::InstanceDescriptor { backends, ..wgpu::InstanceDescriptor::new_without_display_handle() };
+    wgpu::Instance::new(descriptor).enumerate_adapters(backends).await
 }
 
 /// Every adapter of this machine, in the order of their indices.
@@ -166,24 +170,48 @@ pub async fn adapters() -> Vec<AdapterDescription> {
             unfit: unfit(adapter),
         }
     };
-    enumerate().await.iter().enumerate().map(describe).collect()
+    let mut all = enumerate(FIRST).await;
+    all.extend(enumerate(LAST).await);
+    all.iter().enumerate().map(describe).collect()
+}
+
+/// The best of these adapters that is admitted and fit; `tried` gets a line for each.
+fn choose(select: &Select, all: &[wgpu::Adapter], first_index: usize, tried: &mut Vec<String>) -> Option<usize> {
+    let mut best: Option<(u32, usize)> = None;
+    for (i, adapter) in all.iter().enumerate() {
+        let info = adapter.get_info();
+        let unfit = unfit(adapter);
+        let why = unfit.as_deref().unwrap_or("fit");
+        tried.push(format!("{}: {} ({}, {why})", first_index + i, info.name, info.backend));
+        let better = best.is_none_or(|(found, _)| rank(&info) < found);
+        if select.admits(first_index + i, &info) && unfit.is_none() && better {
+            best = Some((rank(&info), i));
+        }
+    }
+    best.map(|(_, i)| i)
 }
 
 /// Opens the best adapter that is admitted and fit, with all that it allows.
 pub(super) async fn open(select: &Select) -> Result<(DeviceInfo, wgpu::Device, wgpu::Queue)> {
-    let all = enumerate().await;
     let mut tried = Vec::new();
-    let mut best: Option<((u32, u32), usize)> = None;
-    for (index, adapter) in all.iter().enumerate() {
-        let info = adapter.get_info();
-        let why = unfit(adapter).unwrap_or_else(|| "fit".to_owned());
-        tried.push(format!("{index}: {} ({}, {why})", info.name, info.backend));
-        let better = best.is_none_or(|(found, _)| rank(&info) < found);
-        if select.admits(index, &info) && unfit(adapter).is_none() && better {
-            best = Some((rank(&info), index));
+    let mut first_index = 0;
+    let mut found: Option<(u32, usize, wgpu::Adapter)> = None;
+    for backends in [FIRST, LAST] {
+        let all = enumerate(backends).await;
+        if let Some(i) = choose(select, &all, first_index, &mut tried) {
+            let rank = rank(&all[i].get_info());
+            // Only hardware that GL alone shows beats a software adapter that came first.
+            if found.as_ref().is_none_or(|&(best, ..)| rank < best) {
+                found = Some((rank, first_index + i, all[i].clone()));
+            }
         }
+        let settled = found.as_ref().is_some_and(|&(rank, ..)| rank < SOFTWARE || *select != Select::Best);
+        if settled || *select == Select::Hardware {
+            break;
+        }
+        first_index += all.len();
     }
-    let Some((_, index)) = best else {
+    let Some((_, index, adapter)) = found else {
         let tried = match tried.len() {
             0 => {
                 "this machine has no adapter (a software Vulkan driver such as Mesa's lavapipe gives it one)".to_owned()
@@ -192,7 +220,6 @@ pub(super) async fn open(select: &Select) -> Result<(DeviceInfo, wgpu::Device, w
         };
         return Err(Error::NoAdapter { wanted: select.to_string(), tried });
     };
-    let adapter = &all[index];
     let descriptor = wgpu::DeviceDescriptor {
         label: Some("wgpu-quant device"),
         required_features: adapter.features() & wgpu::Features::TIMESTAMP_QUERY,
