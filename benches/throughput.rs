@@ -134,7 +134,7 @@ impl<'a> Bench<'a> {
     }
 
     fn cpu_rows(&mut self) {
-        self.time("cpu min_max", |bench| cpu::min_max(bench.tensor(), Granularity::Tensor));
+        drop(self.time("cpu min_max", |bench| cpu::min_max(bench.tensor(), Granularity::Tensor)));
         for (name, spec) in Self::specs() {
             let out = self.time(&format!("cpu quantize {name}"), |bench| cpu::quantize(bench.tensor(), &spec));
             if name == "int8-absmax tensor" {
@@ -206,10 +206,12 @@ impl<'a> Bench<'a> {
     }
 }
 
+type CopyDispatch = (wgpu::ComputePipeline, wgpu::BindGroup, u32);
+
 /// The copy kernels, on buffers as large as a chunk.
 struct Copier<'a> {
     gpu: &'a Gpu,
-    passes: Vec<(&'static str, Vec<(wgpu::ComputePipeline, wgpu::BindGroup, u32)>)>,
+    passes: Vec<(&'static str, Vec<CopyDispatch>)>,
 }
 
 impl<'a> Copier<'a> {
@@ -272,7 +274,7 @@ impl<'a> Copier<'a> {
         if !device.features().contains(wgpu::Features::TIMESTAMP_QUERY) {
             return Vec::new();
         }
-        let time = |dispatches: &Vec<(wgpu::ComputePipeline, wgpu::BindGroup, u32)>| {
+        let time = |dispatches: &[CopyDispatch]| {
             let queries = device.create_query_set(&wgpu::QuerySetDescriptor {
                 label: None,
                 ty: wgpu::QueryType::Timestamp,

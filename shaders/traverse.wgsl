@@ -50,32 +50,44 @@ fn rows(tile: u32, lane: u32) {
     row = 0u;
     for (var k = 0u; k < VECS; k++) {
         let v = tile * (TILE_ELEMS / 4u) + k * WORKGROUP + lane;
-        if (4u * v >= params.elems) { break; }
+        let i = 4u * v;
+        if (i >= params.elems) { break; }
         load(v);
-        row_left = 0u;
-        visit_in_row(4u * v, 0u, first.run);
-        visit_in_row(4u * v, 1u, first.run);
-        visit_in_row(4u * v, 2u, first.run);
-        visit_in_row(4u * v, 3u, first.run);
+        enter(i, first.run);
+        if (row_left >= 4u && i + 4u <= params.elems) {
+            visit(0u);
+            visit(1u);
+            visit(2u);
+            visit(3u);
+        } else {
+            visit(0u);
+            visit_next(i + 1u, 1u, first.run);
+            visit_next(i + 2u, 2u, first.run);
+            visit_next(i + 3u, 3u, first.run);
+        }
         store(v);
     }
     flush_slot(row);
 }
 
 var<private> row: u32;          // the slot of the open run
-var<private> row_left: u32;     // elements known to be left of it; 0 to look again
+var<private> row_left: u32;     // what is left of it
 
-fn visit_in_row(i: u32, c: u32, first_run: u32) {
-    if (i + c >= params.elems) { return; }
-    if (row_left == 0u) {
-        let at = place(i + c);
-        row_left = at.left;
-        if (at.run - first_run != row) {
-            flush_slot(row);
-            row = at.run - first_run;
-            open_unit(at.unit);
-        }
+// Opens the run of element i, if another one is open.
+fn enter(i: u32, first_run: u32) {
+    let at = place(i);
+    row_left = at.left;
+    if (at.run - first_run != row) {
+        flush_slot(row);
+        row = at.run - first_run;
+        open_unit(at.unit);
     }
-    visit(c);
+}
+
+// Element i, the one after the last visited.
+fn visit_next(i: u32, c: u32, first_run: u32) {
+    if (i >= params.elems) { return; }
     row_left -= 1u;
+    if (row_left == 0u) { enter(i, first_run); }
+    visit(c);
 }

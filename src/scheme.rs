@@ -38,7 +38,8 @@ pub enum Mapping {
 /// - `int8-minmax` of a constant unit other than 0 takes `amax / 127`, so that the constant survives;
 /// - when `hi - lo` overflows, `s = rne(hi / 255) + rne(-lo / 255)`.
 ///
-/// When to choose which: `int8-absmax` never clips a finite value and is the default. `int8-minmax` is the
+/// When to choose which: `int8-absmax` is the default; it clips no finite value, unless values are so small
+/// that the scale is subnormal and `amax / 127` loses digits. `int8-minmax` is the
 /// textbook rule of "simple scaling"; its step is finer where the range is one-sided, but it has no zero
 /// point, so a one-sided range clips. Look at the clipped count.
 ///
