@@ -15,9 +15,14 @@ pub(crate) const TESTS: &[Test] = &[
     ("a_lost_device_is_an_error", lost),
     ("a_callers_lost_device_is_an_error", borrowed_lost),
     ("more_channels_than_fit_a_buffer_agree", too_many_units),
+    ("waiting_too_long_is_an_error", timeout),
     ("an_impossible_tuning_is_refused", tuning),
     ("kernels_are_timed_when_asked_for", timestamps),
 ];
+
+/// Tests that only a software adapter on Linux can run: its memory is the process's, and can be limited.
+/// Elsewhere there is no way to run out of memory that leaves the machine usable.
+pub(crate) const SOFTWARE_TESTS: &[Test] = &[("running_out_of_device_memory_is_an_error", out_of_memory)];
 
 fn spec() -> Spec {
     Spec::new(Scheme::INT8_ABSMAX).loss(LossDetail::PerElement)
@@ -143,6 +148,45 @@ fn too_many_units(_: &Gpu) {
     let x = Tensor::new(&x, &shape).unwrap();
     let spec = Spec::new(Scheme::INT8_ABSMAX).per(Granularity::Channel(1));
     assert_same("4 Mi channels", &gpu.quantize(x, &spec).unwrap(), &cpu::quantize(x, &spec).unwrap());
+}
+
+/// In a process of its own, whose memory is limited once the device is open.
+fn out_of_memory(_: &Gpu) {
+    let child = std::process::Command::new(std::env::current_exe().unwrap()).env(OOM_CHILD, "1").output().unwrap();
+    let text = String::from_utf8_lossy(&child.stdout);
+    assert!(text.contains("out of device memory"), "{text}\n{}", String::from_utf8_lossy(&child.stderr));
+    assert!(child.status.success());
+}
+
+/// Set in the process that runs out of memory.
+pub(crate) const OOM_CHILD: &str = "WGPU_QUANT_TEST_OUT_OF_MEMORY";
+
+/// The child's part: prints the error, and that the device works again once there is memory.
+pub(crate) fn run_out_of_memory() {
+    let gpu = Gpu::open(&Select::from_env()).unwrap();
+    let small = Tensor::new(&[1.0, 2.0], &[2]).unwrap();
+    gpu.quantize(small, &spec()).unwrap();
+    let x = vec![1.0f32; 1 << 27];
+    let limit = |bytes: &str| {
+        let pid = std::process::id().to_string();
+        let done = std::process::Command::new("prlimit").args(["--pid", &pid, &format!("--as={bytes}:")]).status();
+        assert!(done.unwrap().success(), "prlimit (util-linux) is needed");
+    };
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+    let pages: u64 = statm.split(' ').next().unwrap().parse().unwrap();
+    limit(&(pages * 4096 + (300 << 20)).to_string());
+    let error = gpu.quantize(Tensor::new(&x, &[x.len()]).unwrap(), &spec()).unwrap_err();
+    limit("unlimited");
+    println!("{error}");
+    assert!(matches!(error, Error::OutOfMemory { .. }), "{error:?}");
+    assert_same("afterwards", &gpu.quantize(small, &spec()).unwrap(), &cpu::quantize(small, &spec()).unwrap());
+}
+
+fn timeout(_: &Gpu) {
+    let gpu = Gpu::open(&Select::from_env()).unwrap().with_tuning(Tuning::default().timeout_seconds(0)).unwrap();
+    let x = vec![1.0; 1 << 22];
+    let error = gpu.quantize(Tensor::new(&x, &[x.len()]).unwrap(), &spec()).unwrap_err();
+    assert!(matches!(error, Error::Timeout { seconds: 0 }), "{error:?}");
 }
 
 fn tuning(_: &Gpu) {

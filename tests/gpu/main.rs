@@ -21,6 +21,10 @@ use wgpu_quant::{Gpu, QuantizeOutput, Quantized, Spec, Tensor, cpu};
 type Test = (&'static str, fn(&Gpu));
 
 fn main() -> ExitCode {
+    if std::env::var(device::OOM_CHILD).is_ok() {
+        device::run_out_of_memory();
+        return ExitCode::SUCCESS;
+    }
     let arguments = Arguments::from_args();
     let gpu = Gpu::open(&Select::from_env());
     if let Err(why) = &gpu {
