@@ -54,8 +54,14 @@ fn main() -> ExitCode {
         .with_kind(kind.as_str())
         .with_ignored_flag(ignored)
     };
-    let groups =
-        [(equality::TESTS, false), (invariance::TESTS, false), (device::TESTS, false), (exhaustive::TESTS, true)];
+    let software = gpu.as_ref().is_some_and(|gpu| gpu.info().device_type == "cpu") && cfg!(target_os = "linux");
+    let groups = [
+        (equality::TESTS, false),
+        (invariance::TESTS, false),
+        (device::TESTS, false),
+        (device::SOFTWARE_TESTS, !software),
+        (exhaustive::TESTS, true),
+    ];
     let trials = groups.iter().flat_map(|(tests, ignored)| tests.iter().map(|test| trial(test, *ignored))).collect();
     libtest_mimic::run(&arguments, trials).exit_code()
 }
