@@ -67,8 +67,8 @@ impl Scheme {
     pub const ALL: &'static [Self] = &[Self::INT8_MINMAX, Self::INT8_ABSMAX];
 
     const fn row(name: &'static str, code_bits: u32, mapping: Mapping) -> Self {
-        // The kernels pack codes into bytes; the exact code search is proven for codes up to 128.
-        assert!(code_bits == 8, "codes other than 8 bits wide have no kernel");
+        // The kernels store a code in a byte, and the code search is proven for codes up to 128.
+        assert!(code_bits >= 2 && code_bits <= 8, "codes of more than 8 bits have no kernel");
         Self { name, code_bits, mapping }
     }
 
