@@ -9,7 +9,6 @@
 //! copy kernel on the same queue, everything else's a copy by all the CPU's threads.
 
 #[path = "../tests/common/corpus.rs"]
-#[allow(dead_code, reason = "the tests use the rest")]
 mod corpus;
 
 use rayon::prelude::*;

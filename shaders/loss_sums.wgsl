@@ -64,61 +64,50 @@ fn largest_loss() -> u32 {
     return max(largest_x, round_pack(0u, largest_d, grid));
 }
 
-// Adds a word and a carry to a word, and returns the carry to the next. Each wrap of a word is seen by exactly
-// one atomicAdd, which carries it on; so a sum of several words is exact in any order. Where
-// value + carry is 0, either both are, or the two wrapped and the carry goes on.
-fn add_to_slot(i: u32, value: u32, carry: u32) -> u32 {
+fn sign_word(top: u32) -> u32 { return bitcast<u32>(bitcast<i32>(top) >> 31u); }
+
+// Adds a word and a carry to a word of the slots or of the units, and returns the carry to the next. Each wrap
+// of a word is seen by exactly one atomicAdd, which carries it on; so a sum of several words is exact in any
+// order. Where value + carry is 0, either both are, or the two wrapped and the carry goes on.
+fn add_word(to_slot: bool, i: u32, value: u32, carry: u32) -> u32 {
     let sum = value + carry;
     if (sum == 0u) { return carry; }
-    let old = atomicAdd(&loss_slots[i], sum);
+    var old: u32;
+    if (to_slot) {
+        old = atomicAdd(&loss_slots[i], sum);
+    } else {
+        old = atomicAdd(&losses[i], sum);
+    }
     return select(0u, 1u, old + sum < old);
 }
 
-fn add_to_unit(i: u32, value: u32, carry: u32) -> u32 {
-    let sum = value + carry;
-    if (sum == 0u) { return carry; }
-    let old = atomicAdd(&losses[i], sum);
-    return select(0u, 1u, old + sum < old);
+// Adds the invocation's sums to the words that begin at `at`.
+fn add_sums(to_slot: bool, at: u32) {
+    var carry = add_word(to_slot, at + ABS_AT, abs_sum.x, 0u);
+    carry = add_word(to_slot, at + ABS_AT + 1u, abs_sum.y, carry);
+    add_word(to_slot, at + ABS_AT + 2u, 0u, carry);
+    carry = add_word(to_slot, at + NOISE_AT, noise_sum.x, 0u);
+    carry = add_word(to_slot, at + NOISE_AT + 1u, noise_sum.y, carry);
+    carry = add_word(to_slot, at + NOISE_AT + 2u, 0u, carry);
+    add_word(to_slot, at + NOISE_AT + 3u, 0u, carry);
+    carry = add_word(to_slot, at + CODES_AT, codes_sum, 0u);
+    carry = add_word(to_slot, at + CODES_AT + 1u, 0u, carry);
+    add_word(to_slot, at + CODES_AT + 2u, 0u, carry);
+    carry = add_word(to_slot, at + CROSS_AT, cross_sum.x, 0u);
+    carry = add_word(to_slot, at + CROSS_AT + 1u, cross_sum.y, carry);
+    add_word(to_slot, at + CROSS_AT + 2u, sign_word(cross_sum.y), carry);
 }
 
 fn flush_loss(slot: u32) {
-    let at = slot * SUM_WORDS;
     let largest = largest_loss();
-    if (largest != 0u) { atomicMax(&loss_slots[at + MAX_AT], largest); }
-    var carry = add_to_slot(at + ABS_AT, abs_sum.x, 0u);
-    carry = add_to_slot(at + ABS_AT + 1u, abs_sum.y, carry);
-    add_to_slot(at + ABS_AT + 2u, 0u, carry);
-    carry = add_to_slot(at + NOISE_AT, noise_sum.x, 0u);
-    carry = add_to_slot(at + NOISE_AT + 1u, noise_sum.y, carry);
-    carry = add_to_slot(at + NOISE_AT + 2u, 0u, carry);
-    add_to_slot(at + NOISE_AT + 3u, 0u, carry);
-    carry = add_to_slot(at + CODES_AT, codes_sum, 0u);
-    carry = add_to_slot(at + CODES_AT + 1u, 0u, carry);
-    add_to_slot(at + CODES_AT + 2u, 0u, carry);
-    carry = add_to_slot(at + CROSS_AT, cross_sum.x, 0u);
-    carry = add_to_slot(at + CROSS_AT + 1u, cross_sum.y, carry);
-    add_to_slot(at + CROSS_AT + 2u, sign_word(cross_sum.y), carry);
+    if (largest != 0u) { atomicMax(&loss_slots[slot * SUM_WORDS + MAX_AT], largest); }
+    add_sums(true, slot * SUM_WORDS);
 }
 
-fn sign_word(top: u32) -> u32 { return bitcast<u32>(bitcast<i32>(top) >> 31u); }
-
 fn flush_loss_to_unit(unit: u32) {
-    let at = unit * LOSS_WORDS;
     let largest = largest_loss();
-    if (largest != 0u) { atomicMax(&losses[at + MAX_AT], largest); }
-    var carry = add_to_unit(at + ABS_AT, abs_sum.x, 0u);
-    carry = add_to_unit(at + ABS_AT + 1u, abs_sum.y, carry);
-    add_to_unit(at + ABS_AT + 2u, 0u, carry);
-    carry = add_to_unit(at + NOISE_AT, noise_sum.x, 0u);
-    carry = add_to_unit(at + NOISE_AT + 1u, noise_sum.y, carry);
-    carry = add_to_unit(at + NOISE_AT + 2u, 0u, carry);
-    add_to_unit(at + NOISE_AT + 3u, 0u, carry);
-    carry = add_to_unit(at + CODES_AT, codes_sum, 0u);
-    carry = add_to_unit(at + CODES_AT + 1u, 0u, carry);
-    add_to_unit(at + CODES_AT + 2u, 0u, carry);
-    carry = add_to_unit(at + CROSS_AT, cross_sum.x, 0u);
-    carry = add_to_unit(at + CROSS_AT + 1u, cross_sum.y, carry);
-    add_to_unit(at + CROSS_AT + 2u, sign_word(cross_sum.y), carry);
+    if (largest != 0u) { atomicMax(&losses[unit * LOSS_WORDS + MAX_AT], largest); }
+    add_sums(false, unit * LOSS_WORDS);
 }
 
 fn clear_loss(lane: u32) {
@@ -136,7 +125,7 @@ fn drain_loss(tile: u32, lane: u32) {
         var carry = 0u;
         for (var w = ABS_AT; w < SUM_WORDS; w++) {
             if (w == NOISE_AT || w == CODES_AT || w == CROSS_AT) { carry = 0u; }
-            carry = add_to_unit(to + w, atomicLoad(&loss_slots[source + w]), carry);
+            carry = add_word(false, to + w, atomicLoad(&loss_slots[source + w]), carry);
         }
     }
 }

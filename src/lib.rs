@@ -14,6 +14,7 @@ pub mod loss;
 mod quantized;
 mod scheme;
 #[cfg(test)]
+#[path = "../tests/common/corpus.rs"]
 mod test_data;
 
 pub use backend::{Backend, devices};

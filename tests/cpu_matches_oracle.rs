@@ -3,7 +3,6 @@
 //! tolerance of their exact values.
 
 #[path = "common/corpus.rs"]
-#[allow(dead_code, reason = "the tests of the device use the rest")]
 mod corpus;
 #[path = "common/oracle.rs"]
 mod oracle;

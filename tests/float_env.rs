@@ -8,7 +8,6 @@
 #![allow(unsafe_code, reason = "the mode register can only be set by its instruction")]
 
 #[path = "common/corpus.rs"]
-#[allow(dead_code, reason = "other tests use the rest")]
 mod corpus;
 
 use rayon::{ThreadPool, ThreadPoolBuilder};

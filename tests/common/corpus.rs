@@ -1,4 +1,6 @@
-//! Inputs that find wrong bits: edges, ties and their neighbours, and seeded random data.
+//! Inputs that find wrong bits: edges, ties and their neighbours, and seeded random data. The unit tests and the
+//! benchmarks use it too, each a part of it.
+#![allow(dead_code, reason = "no user needs all of it")]
 
 /// A small generator; the same numbers on every machine.
 pub(crate) struct Rng(u64);
@@ -17,6 +19,12 @@ impl Rng {
 
     pub(crate) fn below(&mut self, n: u32) -> u32 {
         ((u64::from(self.next_u32()) * u64::from(n)) >> 32) as u32
+    }
+
+    /// Any pattern, or one with few significant bits, where ties and exact results are common.
+    pub(crate) fn float_bits(&mut self) -> u32 {
+        let bits = self.next_u32();
+        if self.next_u32() & 1 == 0 { bits } else { bits & (u32::MAX << (self.next_u32() % 23)) }
     }
 
     /// Near enough to a normal distribution.
@@ -140,4 +148,19 @@ pub(crate) fn halfway_neighbours(scale: f32) -> Vec<f32> {
     }
     values.extend(EDGES.map(f32::from_bits));
     values
+}
+
+/// Patterns at and next to the edges of binary32, of both signs.
+pub(crate) fn edge_bits() -> Vec<u32> {
+    let mut bits = vec![];
+    for centre in
+        [0u32, 0x0080_0000, 0x3f00_0000, 0x3f80_0000, 0x4b00_0000, 0x4b80_0000, 0x7f00_0000, 0x7f80_0000, 0x7fc0_0000]
+    {
+        for near in -3i32..=3 {
+            let b = centre.wrapping_add_signed(near) & 0x7fff_ffff;
+            bits.extend([b, b | 0x8000_0000]);
+        }
+    }
+    bits.extend([0x007f_ffff, 0x0040_0000, 0x7fff_ffff, 0x0000_8000, 0x3eaa_aaab, 0x42fe_0000, 0x437f_0000]);
+    bits
 }
