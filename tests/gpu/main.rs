@@ -54,12 +54,14 @@ fn main() -> ExitCode {
         .with_kind(kind.as_str())
         .with_ignored_flag(ignored)
     };
-    let software = gpu.as_ref().is_some_and(|gpu| gpu.info().device_type == "cpu") && cfg!(target_os = "linux");
+    let software_vulkan = gpu.as_ref().is_some_and(|gpu| {
+        cfg!(target_os = "linux") && gpu.info().device_type == "cpu" && gpu.info().backend == "vulkan"
+    });
     let groups = [
         (equality::TESTS, false),
         (invariance::TESTS, false),
         (device::TESTS, false),
-        (device::SOFTWARE_TESTS, !software),
+        (device::SOFTWARE_VULKAN_TESTS, !software_vulkan),
         (exhaustive::TESTS, true),
     ];
     let trials = groups.iter().flat_map(|(tests, ignored)| tests.iter().map(|test| trial(test, *ignored))).collect();
