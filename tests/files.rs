@@ -131,7 +131,7 @@ fn every_cut_and_every_changed_byte_of_a_file_is_an_error_or_a_file() {
     let header = r#"{"__metadata__":{"k":"v"},"a":{"dtype":"F32","shape":[3,1],"data_offsets":[0,12]}}"#;
     let files = [
         ("x.safetensors", safetensors(header, &f32_1_to_3)),
-        ("x.npy", [npy_header(&[3, 1]).unwrap(), f32_1_to_3].concat()),
+        ("x.npy", [npy_header(Dtype::F32, &[3, 1]).unwrap(), f32_1_to_3].concat()),
     ];
     for (name, bytes) in files {
         assert_eq!(*open(name, &bytes).unwrap().tensors().next().unwrap().to_f32().unwrap(), [1.0, 2.0, 3.0]);
@@ -250,13 +250,13 @@ fn what_is_no_file_of_a_known_kind_is_refused() {
 #[test]
 fn a_written_npy_header_is_numpys_own() {
     for (shape, tuple) in [(&[][..], "()"), (&[5], "(5,)"), (&[2, 3], "(2, 3)")] {
-        let header = npy_header(shape).unwrap();
+        let header = npy_header(Dtype::F32, shape).unwrap();
         let dict = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': {tuple}, }}");
         let expected = format!("{dict:<117}\n");
         assert_eq!(header, [b"\x93NUMPY\x01\x00\x76\x00", expected.as_bytes()].concat(), "{shape:?}");
     }
-    assert!(npy_header(&[1; 65]).unwrap_err().contains("rank 65"));
-    assert_eq!(npy_header(&[usize::MAX; 64]).unwrap().len() % 64, 0);
+    assert!(npy_header(Dtype::F32, &[1; 65]).unwrap_err().contains("rank 65"));
+    assert_eq!(npy_header(Dtype::F32, &[usize::MAX; 64]).unwrap().len() % 64, 0);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use clap::builder::{PathBufValueParser, PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use globset::{Glob, GlobBuilder};
 use std::path::PathBuf;
-use wgpu_quant::file::FileKind;
+use wgpu_quant::file::{Dtype, FileKind};
 use wgpu_quant::{Granularity, Scheme};
 
 /// Quantizes model files on the GPU or the CPU, with the same bits on every device.
@@ -72,7 +72,7 @@ pub(crate) struct QuantizeArgs {
     pub(crate) quiet: bool,
 }
 
-/// Turn a quantized file back into F32 tensors.
+/// Turn a quantized file back into float tensors.
 #[derive(Debug, Args)]
 pub(crate) struct DequantizeArgs {
     /// A .safetensors file that `quantize` wrote.
@@ -83,6 +83,9 @@ pub(crate) struct DequantizeArgs {
     pub(crate) out: PathBuf,
     #[command(flatten)]
     pub(crate) device: DeviceArg,
+    /// The type of the values: f32, or narrowed from it as IEEE says, to nearest, ties to even.
+    #[arg(long, value_name = "f32|f16|bf16", default_value = "f32", value_parser = float_dtype())]
+    pub(crate) dtype: Dtype,
     /// Overwrite OUT.
     #[arg(long)]
     pub(crate) force: bool,
@@ -138,6 +141,14 @@ pub(crate) struct DeviceArg {
     /// are the same everywhere.
     #[arg(long = "device", value_name = "auto|cpu|gpu|INDEX|NAME", default_value = "auto")]
     pub(crate) name: String,
+}
+
+fn float_dtype() -> impl TypedValueParser<Value = Dtype> {
+    PossibleValuesParser::new(["f32", "f16", "bf16"]).map(|name| match name.as_str() {
+        "f16" => Dtype::F16,
+        "bf16" => Dtype::BF16,
+        _ => Dtype::F32,
+    })
 }
 
 fn scheme_parser() -> impl TypedValueParser<Value = Scheme> {

@@ -6,7 +6,7 @@ use super::output::{self, Writer};
 use super::progress::Progress;
 use super::report::{self, Figures, Report, Row, Status};
 use std::collections::HashSet;
-use wgpu_quant::file::{self, Dtype, FileKind, Input, Layout, METADATA_KEY, NewFile, Sources, TensorView};
+use wgpu_quant::file::{self, FileKind, Input, Layout, METADATA_KEY, NewFile, Sources, TensorView};
 use wgpu_quant::{Backend, Result};
 
 pub(crate) fn run(args: &DequantizeArgs) -> Result<Outcome> {
@@ -26,10 +26,11 @@ pub(crate) fn run(args: &DequantizeArgs) -> Result<Outcome> {
             Some(quantized) => {
                 let values =
                     backend.dequantize(&quantized).map_err(|e| output::at_tensor(&args.input, tensor.name, e))?;
-                out.write(tensor.name, &file::le_bytes(&values))?;
+                let stored = file::narrowed(&values, args.dtype);
+                out.write(tensor.name, &stored)?;
                 let bytes_in = tensor.bytes.len() + size_of_val(quantized.scales());
                 let coded = (quantized.scheme(), quantized.granularity());
-                let bytes_out = size_of_val(&values[..]) as u64;
+                let bytes_out = stored.len() as u64;
                 let row = Row::coded(tensor, Status::Dequantized, coded, bytes_out, Figures::default());
                 report.push(row.reading(bytes_in as u64));
             }
@@ -61,13 +62,13 @@ impl Out {
                 return Err(refuse(format!("holds {names} tensors; a .npy holds one, a .safetensors any number")));
             };
             // `expect` found a quantized tensor, and there is no other.
-            let header = file::npy_header(tensor.shape).map_err(refuse)?;
+            let header = file::npy_header(args.dtype, tensor.shape).map_err(refuse)?;
             let mut file = NewFile::create(&args.out, args.force)?;
             file.write_at(0, &header)?;
             return Ok(Self::Npy { file, header_bytes: header.len() as u64 });
         }
         let quantized: HashSet<&str> = sources.0.keys().map(String::as_str).collect();
-        let dtype = |tensor: &TensorView<'_>| if quantized.contains(tensor.name) { Dtype::F32 } else { tensor.dtype };
+        let dtype = |tensor: &TensorView<'_>| if quantized.contains(tensor.name) { args.dtype } else { tensor.dtype };
         let stored = tensors.iter().map(|t| (t.name.to_owned(), dtype(t), t.shape.to_vec()));
         let mut metadata = input.metadata().clone();
         metadata.remove(METADATA_KEY);

@@ -7,6 +7,7 @@
 mod input;
 mod json;
 mod map;
+mod narrow;
 mod native;
 mod new_file;
 mod npy;
@@ -16,6 +17,7 @@ mod widen;
 pub use self::safetensors::Layout;
 pub use ::safetensors::Dtype;
 pub use input::{FileKind, Input, TensorView};
+pub use narrow::narrowed;
 pub use native::{METADATA_KEY, Source, Sources, parts};
 pub use new_file::{NewFile, check_target, remove_unfinished, same_file};
 pub use npy::header as npy_header;

@@ -160,15 +160,20 @@ impl<'a> Literal<'a> {
 /// writes it.
 ///
 /// # Errors
-/// What is wrong, when NumPy has no array of this rank.
-pub fn header(shape: &[usize]) -> Result<Vec<u8>, String> {
+/// What is wrong, when NumPy has no array of this rank or type.
+pub fn header(dtype: Dtype, shape: &[usize]) -> Result<Vec<u8>, String> {
+    let descr = match dtype {
+        Dtype::F32 => "<f4",
+        Dtype::F16 => "<f2",
+        _ => return Err(format!("to be {dtype}, which NumPy does not have; use a .safetensors")),
+    };
     if shape.len() > MAX_RANK {
         return Err(format!("a tensor of rank {}; .npy holds at most {MAX_RANK}", shape.len()));
     }
     let dims: Vec<String> = shape.iter().map(usize::to_string).collect();
     // Python's tuple of one keeps its comma.
     let comma = if dims.len() == 1 { "," } else { "" };
-    let dict = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({}{comma}), }}", dims.join(", "));
+    let dict = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({}{comma}), }}", dims.join(", "));
     let fixed = MAGIC.len() + 4;
     let total = (fixed + dict.len() + 1).next_multiple_of(ALIGN);
     let length = u16::try_from(total - fixed).map_err(|_| "a shape too long for a .npy header")?;

@@ -32,7 +32,7 @@ fn the_worked_example_comes_out_bit_for_bit_from_a_npy() {
     assert_eq!(max, 0.039215088);
 
     folder.run("dequantize q.safetensors -o back.npy").expect(0);
-    assert_eq!(folder.read("back.npy"), [npy_header(&[5]).unwrap(), le(&X_OUT)].concat());
+    assert_eq!(folder.read("back.npy"), [npy_header(Dtype::F32, &[5]).unwrap(), le(&X_OUT)].concat());
 }
 
 #[test]
@@ -46,6 +46,23 @@ fn the_worked_example_comes_out_bit_for_bit_from_a_safetensors() {
     folder.run("dequantize q.safetensors -o back.safetensors").expect(0);
     assert_eq!(folder.tensors("back.safetensors")["layer.x"], (Dtype::F32, vec![5], le(&X_OUT)));
     assert!(folder.metadata("back.safetensors").is_empty());
+}
+
+#[test]
+fn dequantized_values_can_be_narrowed() {
+    let folder = Folder::new();
+    folder.write_npy("x.npy", &[5], &X);
+    folder.run("quantize x.npy -o q.safetensors --scheme int8-minmax --per tensor -q").expect(0);
+    let halves = |bits: [u16; 5]| bits.iter().flat_map(|b| b.to_le_bytes()).collect::<Vec<u8>>();
+    // -9.960785, -5.019608, 0, 5.019608, 9.960785
+    let bf16 = halves([0xc11f, 0xc0a1, 0, 0x40a1, 0x411f]);
+    folder.run("dequantize q.safetensors -o b.safetensors --dtype bf16 -q").expect(0);
+    assert_eq!(folder.tensors("b.safetensors")["x"], (Dtype::BF16, vec![5], bf16));
+    let f16 = halves([0xc8fb, 0xc505, 0, 0x4505, 0x48fb]);
+    folder.run("dequantize q.safetensors -o h.npy --dtype f16 -q").expect(0);
+    assert_eq!(folder.read("h.npy"), [npy_header(Dtype::F16, &[5]).unwrap(), f16].concat());
+    folder.run("dequantize q.safetensors -o b.npy --dtype bf16 -q").expect_error(&["BF16", ".safetensors"]);
+    folder.run("dequantize q.safetensors -o b.npy --dtype int8 -q").expect(2);
 }
 
 #[test]

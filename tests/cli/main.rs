@@ -83,7 +83,7 @@ impl Folder {
     }
 
     fn write_npy(&self, name: &str, shape: &[usize], values: &[f32]) {
-        self.write(name, &[npy_header(shape).unwrap(), le(values)].concat());
+        self.write(name, &[npy_header(Dtype::F32, shape).unwrap(), le(values)].concat());
     }
 
     fn write_safetensors(&self, name: &str, metadata: &[(&str, &str)], tensors: &Tensors<'_>) {

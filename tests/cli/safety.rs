@@ -4,7 +4,7 @@ use super::{Folder, X, tool};
 use std::fs;
 #[cfg(unix)]
 use std::process::{Command, Output, Stdio};
-use wgpu_quant::file::npy_header;
+use wgpu_quant::file::{Dtype, npy_header};
 
 #[test]
 fn nothing_is_overwritten_without_force_and_a_failure_leaves_no_trace() {
@@ -155,7 +155,7 @@ fn help_names_every_flag() {
 fn an_interrupt_leaves_the_output_whole_or_absent_and_no_temporary_file() {
     const ELEMS: usize = 64 << 20;
     let folder = Folder::new();
-    let header = npy_header(&[ELEMS]).unwrap();
+    let header = npy_header(Dtype::F32, &[ELEMS]).unwrap();
     folder.write("x.npy", &header);
     let file = fs::OpenOptions::new().write(true).open(folder.path("x.npy")).unwrap();
     file.set_len((header.len() + 4 * ELEMS) as u64).unwrap();
