@@ -85,8 +85,9 @@ mod tests {
         let mut rng = Rng::new(9);
         let mut patterns = edge_bits();
         // The span of f16 and its surroundings, and everything.
-        patterns
-            .extend((0..300_000).map(|_| 0x3200_0000 + rng.next_u32() % 0x1600_0000 | rng.next_u32() & 0x8000_0000));
+        patterns.extend(
+            (0..300_000).map(|_| (0x3200_0000 + rng.next_u32() % 0x1600_0000) | (rng.next_u32() & 0x8000_0000)),
+        );
         patterns.extend((0..100_000).map(|_| rng.float_bits()));
         for dtype in [Dtype::F16, Dtype::BF16] {
             let max = if dtype == Dtype::F16 { 0x7bff } else { 0x7f7f };
@@ -108,7 +109,10 @@ mod tests {
                 for other in [magnitude.saturating_sub(1), (magnitude + 1).min(max + 1)] {
                     let beyond = magnitude > max && f64::from(v.abs()) > value(max + 1);
                     let (ours, theirs) = (distance(magnitude), distance(other));
-                    let good = other == magnitude || ours < theirs || (ours == theirs && magnitude % 2 == 0) || beyond;
+                    let good = other == magnitude
+                        || ours < theirs
+                        || (ours == theirs && magnitude.is_multiple_of(2))
+                        || beyond;
                     assert!(good, "{dtype} {b:#010x}: {magnitude:#06x} and not {other:#06x}");
                 }
             }
