@@ -38,6 +38,13 @@ pub enum Error {
         /// The length that was expected.
         expected_elems: usize,
     },
+    /// Two tensors that must have the same shape do not.
+    ShapeMismatch {
+        /// The shape that was found.
+        found: Vec<usize>,
+        /// The shape that was expected.
+        expected: Vec<usize>,
+    },
     /// A given scale is not a positive, finite number.
     InvalidScale {
         /// The range unit that the scale belongs to.
@@ -131,6 +138,9 @@ impl fmt::Display for Error {
             }
             Self::LengthMismatch { what, found_elems, expected_elems } => {
                 write!(f, "{what} holds {found_elems} elements, expected {expected_elems}")
+            }
+            Self::ShapeMismatch { found, expected } => {
+                write!(f, "the quantized tensor has shape {found:?}, the original {expected:?}")
             }
             Self::InvalidScale { unit, found } => {
                 write!(f, "scale {found} of range unit {unit} is not a positive finite number")

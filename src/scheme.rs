@@ -40,8 +40,8 @@ pub enum Mapping {
 ///
 /// When to choose which: `int8-absmax` is the default; it clips no finite value, unless values are so small
 /// that the scale is subnormal and `amax / 127` loses digits. `int8-minmax` is the
-/// textbook rule of "simple scaling"; its step is finer where the range is one-sided, but it has no zero
-/// point, so a one-sided range clips. Look at the clipped count.
+/// textbook rule of "simple scaling"; its step is finer the less symmetric the range is, but it has no zero
+/// point, so that all beyond half the range clips. Look at the clipped count.
 ///
 /// ```
 /// use wgpu_quant::Scheme;

@@ -26,7 +26,7 @@ const BLOCK_ELEMS: usize = 1024;
 /// sums are defined, so that they do not depend on order: [`crate::loss`].
 ///
 /// # Errors
-/// [`Error::LengthMismatch`] when the two tensors' shapes differ.
+/// [`Error::ShapeMismatch`] when the two tensors' shapes differ.
 ///
 /// ```
 /// use wgpu_quant::{Granularity, Quantized, Scheme, Tensor, cpu};
@@ -38,11 +38,7 @@ const BLOCK_ELEMS: usize = 1024;
 /// ```
 pub fn loss(x: Tensor<'_>, q: &Quantized, per_element: bool) -> Result<Loss> {
     if x.shape() != q.shape() {
-        return Err(Error::LengthMismatch {
-            what: "quantized tensor",
-            found_elems: q.codes().len(),
-            expected_elems: x.data().len(),
-        });
+        return Err(Error::ShapeMismatch { found: q.shape().to_vec(), expected: x.shape().to_vec() });
     }
     let units = q.units();
     let data = |run: &Run| (&x.data()[run.elems.clone()], &q.codes_i8()[run.elems.clone()], q.scales()[run.unit]);

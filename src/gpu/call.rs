@@ -222,8 +222,7 @@ impl Gpu {
 
     pub(super) fn start_loss(&self, x: Tensor<'_>, q: &Quantized, per_element: bool) -> Result<(Pending, Reading)> {
         if x.shape() != q.shape() {
-            let (found_elems, expected_elems) = (q.codes().len(), x.data().len());
-            return Err(Error::LengthMismatch { what: "quantized tensor", found_elems, expected_elems });
+            return Err(Error::ShapeMismatch { found: q.shape().to_vec(), expected: x.shape().to_vec() });
         }
         let units = q.units();
         let mut job = Job::new(self)?;

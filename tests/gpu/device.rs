@@ -15,6 +15,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("a_lost_device_is_an_error", lost),
     ("a_callers_lost_device_is_an_error", borrowed_lost),
     ("more_channels_than_fit_a_buffer_agree", too_many_units),
+    ("bad_input_is_the_same_error_on_both_paths", bad_input),
     ("an_impossible_tuning_is_refused", tuning),
     ("kernels_are_timed_when_asked_for", timestamps),
 ];
@@ -215,4 +216,23 @@ fn timestamps(_: &Gpu) {
     } else {
         assert!(times.is_empty());
     }
+}
+
+fn bad_input(gpu: &Gpu) {
+    let x = [1.0f32, 2.0, 3.0, 4.0, 5.0, 6.0];
+    let (wide, tall) = (Tensor::new(&x, &[2, 3]).unwrap(), Tensor::new(&x, &[3, 2]).unwrap());
+    let same = |ours: Option<Error>, reference: Option<Error>, holds: &str| {
+        let (ours, reference) = (ours.unwrap().to_string(), reference.unwrap().to_string());
+        assert_eq!(ours, reference);
+        assert!(ours.contains(holds), "{ours}");
+    };
+    let absent = spec().per(Granularity::Channel(2));
+    same(gpu.quantize(wide, &absent).err(), cpu::quantize(wide, &absent).err(), "axis 2");
+    for (scales, holds) in [(&[1.0, 2.0][..], "2 elements, expected 1"), (&[0.0], "scale 0"), (&[f32::NAN], "NaN")] {
+        let ours = gpu.quantize_with_scales(wide, &spec(), scales).err();
+        same(ours, cpu::quantize_with_scales(wide, &spec(), scales).err(), holds);
+    }
+    let q = cpu::quantize(wide, &spec()).unwrap().tensor;
+    same(gpu.loss(tall, &q, false).err(), cpu::loss(tall, &q, false).err(), "[2, 3]");
+    assert!(Tensor::new(&x, &[7]).unwrap_err().to_string().contains("6 elements, expected 7"));
 }
