@@ -337,7 +337,8 @@ impl Pending {
         if !self.kernels.is_empty() {
             let ticks: Vec<u64> = finished.concat(&[finished.buffers.len() - 1])?;
             // Some drivers let the clock step back between passes.
-            let seconds = |pair: &[u64]| pair[1].saturating_sub(pair[0]) as f64 * f64::from(self.timestamp_period) * 1e-9;
+            let seconds =
+                |pair: &[u64]| pair[1].saturating_sub(pair[0]) as f64 * f64::from(self.timestamp_period) * 1e-9;
             finished.times = self.kernels.into_iter().zip(ticks.chunks(2).map(seconds)).collect();
         }
         Ok(finished)
