@@ -1,7 +1,7 @@
 //! The device layer: what it opens, how often it goes there, and what its failures become.
 
 use crate::corpus::data;
-use crate::{Test, assert_same};
+use crate::{Test, another, assert_same};
 use wgpu_quant::gpu::{Select, Tuning};
 use wgpu_quant::{Error, Gpu, Granularity, LossDetail, Scheme, Spec, Tensor, cpu, wgpu};
 
@@ -30,8 +30,8 @@ fn spec() -> Spec {
     Spec::new(Scheme::INT8_ABSMAX).loss(LossDetail::PerElement)
 }
 
-fn traffic(_: &Gpu) {
-    let gpu = Gpu::open(&Select::from_env()).unwrap().with_tuning(Tuning::default().chunk_elems(4096)).unwrap();
+fn traffic(gpu: &Gpu) {
+    let gpu = another(gpu).with_tuning(gpu.tuning().chunk_elems(4096)).unwrap();
     let x = data("gauss", 10_000, 31);
     let x = Tensor::new(&x, &[100, 100]).unwrap();
     let count = |call: &dyn Fn()| {
@@ -72,17 +72,22 @@ fn asynchronous(gpu: &Gpu) {
     });
 }
 
-/// A device as another program would make it: no features, default limits.
-fn own_device() -> (wgpu::Device, wgpu::Queue) {
+/// The same adapter's device as another program would make it: no features, default limits.
+fn own_device(gpu: &Gpu) -> (wgpu::Device, wgpu::Queue) {
     pollster::block_on(async {
         let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
-        let adapter = instance.request_adapter(&wgpu::RequestAdapterOptions::default()).await.unwrap();
+        let is_same = |adapter: &wgpu::Adapter| {
+            let info = adapter.get_info();
+            info.name == gpu.info().name && info.backend.to_string() == gpu.info().backend
+        };
+        let adapters = instance.enumerate_adapters(wgpu::Backends::all()).await;
+        let adapter = adapters.into_iter().find(is_same).unwrap();
         adapter.request_device(&wgpu::DeviceDescriptor::default()).await.unwrap()
     })
 }
 
-fn borrowed(_: &Gpu) {
-    let (device, queue) = own_device();
+fn borrowed(gpu: &Gpu) {
+    let (device, queue) = own_device(gpu);
     let gpu = Gpu::from_device(device, queue);
     let x = data("mixed", 40_000, 33);
     let x = Tensor::new(&x, &[400, 100]).unwrap();
@@ -115,8 +120,8 @@ fn missing(gpu: &Gpu) {
     }
 }
 
-fn lost(_: &Gpu) {
-    let gpu = Gpu::open(&Select::from_env()).unwrap();
+fn lost(gpu: &Gpu) {
+    let gpu = another(gpu);
     let x = Tensor::new(&[1.0, 2.0], &[2]).unwrap();
     gpu.quantize(x, &spec()).unwrap();
     gpu.device().destroy();
@@ -128,8 +133,8 @@ fn lost(_: &Gpu) {
     assert!(matches!(gpu.quantize(x, &spec()).err().unwrap(), Error::DeviceLost { .. }));
 }
 
-fn borrowed_lost(_: &Gpu) {
-    let (device, queue) = own_device();
+fn borrowed_lost(gpu: &Gpu) {
+    let (device, queue) = own_device(gpu);
     let gpu = Gpu::from_device(device.clone(), queue);
     let x = Tensor::new(&[1.0, 2.0], &[2]).unwrap();
     gpu.quantize(x, &spec()).unwrap();
@@ -140,9 +145,9 @@ fn borrowed_lost(_: &Gpu) {
     assert!(gpu.dequantize(&q).is_err() && gpu.loss(x, &q, false).is_err());
 }
 
-fn too_many_units(_: &Gpu) {
+fn too_many_units(gpu: &Gpu) {
     // More channels than one buffer of 128 MiB holds recipes for, on an axis that is not the first.
-    let (device, queue) = own_device();
+    let (device, queue) = own_device(gpu);
     assert!(device.limits().max_storage_buffer_binding_size <= 128 << 20, "the default limits have grown");
     let gpu = Gpu::from_device(device, queue);
     let shape = [2, (4 << 20) + 100];
@@ -153,19 +158,22 @@ fn too_many_units(_: &Gpu) {
 }
 
 /// In a process of its own, whose memory is limited once the device is open.
-fn out_of_memory(_: &Gpu) {
-    let child = std::process::Command::new(std::env::current_exe().unwrap()).env(OOM_CHILD, "1").output().unwrap();
+fn out_of_memory(gpu: &Gpu) {
+    let child = std::process::Command::new(std::env::current_exe().unwrap())
+        .env(OOM_CHILD, gpu.info().index.unwrap().to_string())
+        .output()
+        .unwrap();
     let text = String::from_utf8_lossy(&child.stdout);
     assert!(text.contains("out of device memory"), "{text}\n{}", String::from_utf8_lossy(&child.stderr));
     assert!(child.status.success());
 }
 
-/// Set in the process that runs out of memory.
+/// Set in the process that runs out of memory, to the adapter's index.
 pub(crate) const OOM_CHILD: &str = "WGPU_QUANT_TEST_OUT_OF_MEMORY";
 
 /// The child's part: prints the error, and that the device works again once there is memory.
-pub(crate) fn run_out_of_memory() {
-    let gpu = Gpu::open(&Select::from_env()).unwrap();
+pub(crate) fn run_out_of_memory(select: &Select) {
+    let gpu = Gpu::open(select).unwrap();
     let small = Tensor::new(&[1.0, 2.0], &[2]).unwrap();
     gpu.quantize(small, &spec()).unwrap();
     let x = vec![1.0f32; 1 << 27];
@@ -184,14 +192,14 @@ pub(crate) fn run_out_of_memory() {
     assert_same("afterwards", &gpu.quantize(small, &spec()).unwrap(), &cpu::quantize(small, &spec()).unwrap());
 }
 
-fn timeout(_: &Gpu) {
-    let gpu = Gpu::open(&Select::from_env()).unwrap().with_tuning(Tuning::default().timeout_seconds(0)).unwrap();
+fn timeout(gpu: &Gpu) {
+    let gpu = another(gpu).with_tuning(gpu.tuning().timeout_seconds(0)).unwrap();
     let x = vec![1.0; 1 << 22];
     let error = gpu.quantize(Tensor::new(&x, &[x.len()]).unwrap(), &spec()).err().unwrap();
     assert!(matches!(error, Error::Timeout { seconds: 0 }), "{error:?}");
 }
 
-fn tuning(_: &Gpu) {
+fn tuning(gpu: &Gpu) {
     for tuning in [
         Tuning::default().workgroup(0),
         Tuning::default().workgroup(1 << 20),
@@ -199,13 +207,13 @@ fn tuning(_: &Gpu) {
         Tuning::default().slab_units(0),
         Tuning::default().workgroups_per_dimension(0),
     ] {
-        let error = Gpu::open(&Select::from_env()).unwrap().with_tuning(tuning).unwrap_err();
+        let error = another(gpu).with_tuning(tuning).unwrap_err();
         assert!(matches!(error, Error::TooLarge { .. }), "{error}");
     }
 }
 
-fn timestamps(_: &Gpu) {
-    let gpu = Gpu::open(&Select::from_env()).unwrap().with_tuning(Tuning::default().timestamps(true)).unwrap();
+fn timestamps(gpu: &Gpu) {
+    let gpu = another(gpu).with_tuning(gpu.tuning().timestamps(true)).unwrap();
     let x = data("gauss", 100_000, 34);
     let x = Tensor::new(&x, &[100_000]).unwrap();
     assert_same("timed", &gpu.quantize(x, &spec()).unwrap(), &cpu::quantize(x, &spec()).unwrap());

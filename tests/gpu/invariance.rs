@@ -1,8 +1,8 @@
 //! The bits do not depend on how the work is cut.
 
 use crate::corpus::data;
-use crate::{Test, assert_same, assert_same_values};
-use wgpu_quant::gpu::{Select, Tuning};
+use crate::{Test, another, assert_same, assert_same_values};
+use wgpu_quant::gpu::Tuning;
 use wgpu_quant::{Gpu, Granularity, LossDetail, Scheme, Spec, Tensor, cpu};
 
 pub(crate) const TESTS: &[Test] = &[
@@ -12,20 +12,34 @@ pub(crate) const TESTS: &[Test] = &[
     ("the_bits_are_the_same_when_a_dispatch_has_two_dimensions", dimensions),
 ];
 
+type Shapes = [(&'static [usize], Granularity)];
+
+const SHAPES: &Shapes = &[
+    (&[20_011], Granularity::Tensor),
+    (&[61, 331], Granularity::Channel(0)),
+    (&[3, 67, 101], Granularity::Channel(1)),
+    (&[700, 29], Granularity::Channel(1)),
+    (&[29, 700], Granularity::Channel(1)),
+    (&[29, 7, 3], Granularity::Channel(1)),
+];
+
+/// Every slab of every repeat is a dispatch of each kernel, so there are few.
+const SLAB_SHAPES: &Shapes = &[
+    (&[2011], Granularity::Tensor),
+    (&[61, 331], Granularity::Channel(0)),
+    (&[3, 67, 101], Granularity::Channel(1)),
+    (&[8, 29], Granularity::Channel(1)),
+    (&[2, 130], Granularity::Channel(1)),
+    (&[29, 7, 3], Granularity::Channel(1)),
+];
+
 /// Both paths over some shapes, with the device cut as `tuning` says.
-fn all_shapes(tuning: Tuning) {
-    let gpu = Gpu::open(&Select::from_env()).unwrap().with_tuning(tuning).unwrap();
-    for (shape, granularity) in [
-        (vec![20_011], Granularity::Tensor),
-        (vec![61, 331], Granularity::Channel(0)),
-        (vec![3, 67, 101], Granularity::Channel(1)),
-        (vec![700, 29], Granularity::Channel(1)),
-        (vec![29, 700], Granularity::Channel(1)),
-        (vec![29, 7, 3], Granularity::Channel(1)),
-    ] {
+fn agree(gpu: &Gpu, tuning: Tuning, shapes: &Shapes) {
+    let gpu = another(gpu).with_tuning(tuning).unwrap();
+    for &(shape, granularity) in shapes {
         for kind in ["mixed", "far-from-zero"] {
             let x = data(kind, shape.iter().product(), 21);
-            let x = Tensor::new(&x, &shape).unwrap();
+            let x = Tensor::new(&x, shape).unwrap();
             let spec = Spec::new(Scheme::INT8_MINMAX).per(granularity).loss(LossDetail::PerElement);
             let case = format!("{kind} {shape:?} {granularity} {tuning:?}");
             let reference = cpu::quantize(x, &spec).unwrap();
@@ -41,30 +55,29 @@ fn all_shapes(tuning: Tuning) {
 fn workgroups(gpu: &Gpu) {
     let most = gpu.device().limits().max_compute_invocations_per_workgroup;
     for workgroup in [32, 64, 128, 256, 512, 1024].into_iter().filter(|&w| w <= most) {
-        all_shapes(Tuning::default().workgroup(workgroup));
+        agree(gpu, Tuning::default().workgroup(workgroup), SHAPES);
     }
 }
 
-fn chunks(_: &Gpu) {
+fn chunks(gpu: &Gpu) {
     for chunk_elems in [68, 1000, 4096, 4100, 16_384, 16_388] {
-        all_shapes(Tuning::default().chunk_elems(chunk_elems));
+        agree(gpu, gpu.tuning().chunk_elems(chunk_elems), SHAPES);
     }
 }
 
-fn slabs(_: &Gpu) {
+fn slabs(gpu: &Gpu) {
     for slab_units in [1, 7, 16, 60] {
-        all_shapes(Tuning::default().slab_units(slab_units));
+        agree(gpu, gpu.tuning().slab_units(slab_units), SLAB_SHAPES);
     }
-    all_shapes(Tuning::default().slab_units(9).chunk_elems(100));
+    agree(gpu, gpu.tuning().slab_units(9).chunk_elems(100), SLAB_SHAPES);
 }
 
-fn dimensions(_: &Gpu) {
+fn dimensions(gpu: &Gpu) {
     for workgroups in [3, 5] {
-        all_shapes(Tuning::default().workgroup(64).workgroups_per_dimension(workgroups * workgroups));
+        agree(gpu, Tuning::default().workgroup(64).workgroups_per_dimension(workgroups * workgroups), SHAPES);
     }
     // 20011 elements are 20 tiles of 1024: several rows of three workgroups.
-    let gpu = Gpu::open(&Select::from_env()).unwrap();
-    let gpu = gpu.with_tuning(Tuning::default().workgroups_per_dimension(3)).unwrap();
+    let gpu = another(gpu).with_tuning(gpu.tuning().workgroups_per_dimension(3)).unwrap();
     let x = data("gauss", 30_000, 22);
     let spec = Spec::new(Scheme::INT8_ABSMAX).loss(LossDetail::Summary);
     let x = Tensor::new(&x, &[30_000]).unwrap();

@@ -1,7 +1,8 @@
-//! The central test: the GPU path equals the CPU path, bit for bit.
+//! The central test: the GPU path equals the CPU path, bit for bit, on every adapter of this machine.
 //!
-//! Runs on the adapter that `WGPU_QUANT_DEVICE` names, else on the best. Without an adapter every test is
-//! reported as ignored, with the reason; under `CI=true` that fails the run instead.
+//! Each test runs once per adapter, or on the one that `WGPU_QUANT_DEVICE` names; the adapter is the first part
+//! of the test's name. Without an adapter there is one ignored test that says so; under `CI=true` that fails the
+//! run instead.
 
 #[path = "../common/corpus.rs"]
 mod corpus;
@@ -15,57 +16,105 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::sync::Arc;
-use wgpu_quant::gpu::Select;
-use wgpu_quant::{Gpu, QuantizeOutput, Quantized, Spec, Tensor, cpu};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use wgpu_quant::gpu::{DEVICE_VARIABLE, Select};
+use wgpu_quant::{DeviceInfo, Error, Gpu, QuantizeOutput, Quantized, Spec, Tensor, cpu};
 
 type Test = (&'static str, fn(&Gpu));
 
+/// An adapter under test, and how its tests ended.
+struct Subject {
+    /// The first part of its tests' names.
+    slug: String,
+    info: DeviceInfo,
+    gpu: Result<Gpu, Error>,
+    passed: AtomicUsize,
+    failed: AtomicUsize,
+}
+
+impl Subject {
+    fn new(info: DeviceInfo, gpu: Result<Gpu, Error>) -> Self {
+        let word: String = info.name.chars().take_while(|c| c.is_alphanumeric()).collect();
+        let slug = format!("{}-{}-{}", word.to_lowercase(), info.backend, info.index.unwrap_or_default());
+        Self { slug, info, gpu, passed: AtomicUsize::new(0), failed: AtomicUsize::new(0) }
+    }
+
+    fn trial(self: &Arc<Self>, (name, test): Test, ignored: bool) -> Trial {
+        let subject = Arc::clone(self);
+        let run = move || {
+            let result = subject.run(test);
+            if result.is_ok() { &subject.passed } else { &subject.failed }.fetch_add(1, Relaxed);
+            result
+        };
+        Trial::test(format!("{}::{name}", self.slug), run).with_ignored_flag(ignored)
+    }
+
+    fn run(&self, test: fn(&Gpu)) -> Result<(), Failed> {
+        let gpu = self.gpu.as_ref().map_err(ToString::to_string)?;
+        catch_unwind(AssertUnwindSafe(|| test(gpu))).map_err(|panic| {
+            let text = panic.downcast_ref::<String>().cloned();
+            Failed::from(text.or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned())).unwrap_or_default())
+        })
+    }
+
+    fn trials(self: &Arc<Self>) -> impl Iterator<Item = Trial> {
+        let software_vulkan =
+            cfg!(target_os = "linux") && self.info.device_type == "cpu" && self.info.backend == "vulkan";
+        let groups = [
+            (equality::TESTS, false),
+            (invariance::TESTS, false),
+            (device::TESTS, false),
+            (device::SOFTWARE_VULKAN_TESTS, !software_vulkan),
+            (exhaustive::TESTS, true),
+        ];
+        groups.into_iter().flat_map(move |(tests, ignored)| tests.iter().map(move |&test| self.trial(test, ignored)))
+    }
+}
+
+/// What `WGPU_QUANT_DEVICE` names, or every adapter that can run the kernels.
+fn subjects() -> Result<Vec<Arc<Subject>>, Error> {
+    if std::env::var(DEVICE_VARIABLE).is_ok() {
+        let gpu = Gpu::open(&Select::from_env())?;
+        return Ok(vec![Arc::new(Subject::new(gpu.info().clone(), Ok(gpu)))]);
+    }
+    let fit = Gpu::adapters().into_iter().filter(|adapter| adapter.unfit.is_none());
+    Ok(fit.map(|adapter| Arc::new(Subject::new(adapter.info.clone(), open(&adapter.info)))).collect())
+}
+
+fn open(info: &DeviceInfo) -> Result<Gpu, Error> {
+    Gpu::open(&Select::Index(info.index.expect("an adapter of this machine has an index")))
+}
+
+/// The same adapter as another device.
+fn another(gpu: &Gpu) -> Gpu {
+    open(gpu.info()).unwrap()
+}
+
 fn main() -> ExitCode {
-    if std::env::var(device::OOM_CHILD).is_ok() {
-        device::run_out_of_memory();
+    if let Ok(index) = std::env::var(device::OOM_CHILD) {
+        device::run_out_of_memory(&Select::parse(&index));
         return ExitCode::SUCCESS;
     }
     let arguments = Arguments::from_args();
-    let gpu = Gpu::open(&Select::from_env());
-    if let Err(why) = &gpu {
-        eprintln!("no GPU test can run: {why}");
-        if std::env::var("CI").is_ok_and(|ci| ci == "true") {
+    let subjects = match subjects() {
+        Ok(subjects) => subjects,
+        Err(error) => {
+            eprintln!("{DEVICE_VARIABLE}: {error}");
             return ExitCode::FAILURE;
         }
+    };
+    let mut trials: Vec<Trial> = subjects.iter().flat_map(Subject::trials).collect();
+    if subjects.is_empty() {
+        let ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
+        trials.push(Trial::test("there_is_an_adapter", || Err("no adapter".into())).with_ignored_flag(!ci));
     }
-    let (gpu, kind) = match gpu {
-        Ok(gpu) => {
-            let kind = format!("{} {}", gpu.info().backend, gpu.info().driver);
-            println!("adapter: {}", gpu.info());
-            (Some(Arc::new(gpu)), kind)
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    if !arguments.list {
+        for Subject { info, passed, failed, .. } in subjects.iter().map(|subject| &**subject) {
+            println!("adapter {info}: {} passed, {} failed", passed.load(Relaxed), failed.load(Relaxed));
         }
-        Err(_) => (None, "no adapter".to_owned()),
-    };
-    let trial = |(name, test): &Test, ignored: bool| {
-        let (gpu, test) = (gpu.clone(), *test);
-        let ignored = ignored || gpu.is_none();
-        Trial::test(*name, move || {
-            let gpu = gpu.ok_or("no adapter")?;
-            catch_unwind(AssertUnwindSafe(|| test(&gpu))).map_err(|panic| {
-                let text = panic.downcast_ref::<String>().cloned();
-                Failed::from(text.or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned())).unwrap_or_default())
-            })
-        })
-        .with_kind(kind.as_str())
-        .with_ignored_flag(ignored)
-    };
-    let software_vulkan = gpu.as_ref().is_some_and(|gpu| {
-        cfg!(target_os = "linux") && gpu.info().device_type == "cpu" && gpu.info().backend == "vulkan"
-    });
-    let groups = [
-        (equality::TESTS, false),
-        (invariance::TESTS, false),
-        (device::TESTS, false),
-        (device::SOFTWARE_VULKAN_TESTS, !software_vulkan),
-        (exhaustive::TESTS, true),
-    ];
-    let trials = groups.iter().flat_map(|(tests, ignored)| tests.iter().map(|test| trial(test, *ignored))).collect();
-    libtest_mimic::run(&arguments, trials).exit_code()
+    }
+    conclusion.exit_code()
 }
 
 /// Fails at the first value that differs, with its place and both values.
