@@ -13,6 +13,8 @@ mod layout;
 pub mod loss;
 mod quantized;
 mod scheme;
+#[cfg(feature = "gpu")]
+pub mod selftest;
 #[cfg(test)]
 #[path = "../tests/common/corpus.rs"]
 mod test_data;

@@ -207,6 +207,12 @@ pub(crate) struct UnitSums {
 }
 
 impl UnitSums {
+    /// The exponent of the grid that the sums count in; the largest loss of a device that computes wrong may be no
+    /// finite number.
+    fn grid(&self, scale_bits: u32) -> i32 {
+        grid_exp(scale_bits, self.max_bits.min(0x7f7f_ffff))
+    }
+
     pub(crate) fn merge(&mut self, other: &Self) {
         self.max_bits = self.max_bits.max(other.max_bits);
         self.abs += other.abs;
@@ -256,19 +262,26 @@ impl LossSums {
 
     fn add_unit(&mut self, sums: &UnitSums, scale_bits: u32) {
         let Parts { m, e: es } = parts(scale_bits);
-        let (ms, g) = (i128::from(m), grid_exp(scale_bits, sums.max_bits));
-        let signed = |sum: u128| i128::try_from(sum).expect("sums stay below 2^104");
-        let (codes, noise) = (ms * ms * signed(sums.codes), signed(sums.noise));
-        let cross = ms * sums.cross;
+        let (ms, g) = (i128::from(m), sums.grid(scale_bits));
+        // Sums stay below 2^104. Those of a device that computes wrong may not, and are wrong then, but no panic.
+        let codes = ms.pow(2).wrapping_mul(sums.codes.cast_signed());
+        let (noise, cross) = (sums.noise.cast_signed(), ms.wrapping_mul(sums.cross));
         self.max_bits = self.max_bits.max(sums.max_bits);
-        self.abs.add(signed(sums.abs), g);
+        self.abs.add(sums.abs.cast_signed(), g);
         self.noise.add(noise, 2 * g);
         self.recon.add(codes, 2 * es);
         for (sum, times) in [(&mut self.signal, 2), (&mut self.dot, 1)] {
             sum.add(codes, 2 * es);
-            sum.add(-times * cross, es + g);
+            sum.add(cross.wrapping_mul(-times), es + g);
         }
         self.signal.add(noise, 2 * g);
+    }
+
+    /// Everything that the summary is made of.
+    #[cfg(feature = "gpu")]
+    pub(crate) fn words(&self) -> Vec<u64> {
+        let wide = [&self.abs, &self.noise, &self.signal, &self.recon, &self.dot].into_iter().flat_map(|sum| sum.0);
+        [self.elems, self.nonfinite_out_elems, self.max_bits.into()].into_iter().chain(wide).collect()
     }
 
     /// The summary of what was added.
@@ -342,7 +355,7 @@ impl Loss {
             .map(|(unit, scale)| {
                 let scale_bits = scale.to_bits();
                 sums.add_unit(unit, scale_bits);
-                let g = grid_exp(scale_bits, unit.max_bits);
+                let g = unit.grid(scale_bits);
                 UnitLoss { max_abs_error: f32::from_bits(unit.max_bits), noise: round_to_f64(false, unit.noise, 2 * g) }
             })
             .collect();

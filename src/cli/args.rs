@@ -12,7 +12,7 @@ use wgpu_quant::{Granularity, Scheme};
 #[command(
     version,
     after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage, \
-    3 --strict and a tensor was not quantized as asked, 4 --min-sqnr was not met."
+    3 --strict and a tensor was not quantized as asked, 4 a check found a difference, or --min-sqnr was not met."
 )]
 pub(crate) struct Cli {
     #[command(subcommand)]
@@ -26,6 +26,8 @@ pub(crate) enum Command {
     Inspect(InspectArgs),
     Compare(CompareArgs),
     Devices(DevicesArgs),
+    #[cfg(feature = "gpu")]
+    Selftest(SelftestArgs),
 }
 
 /// Quantize the float tensors of a file, and copy the others.
@@ -130,6 +132,22 @@ pub(crate) struct CompareArgs {
 /// List the adapters of this machine.
 #[derive(Debug, Args)]
 pub(crate) struct DevicesArgs {
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Check that an adapter is exact: thousands of hard cases per kernel and scheme, against the CPU path.
+#[cfg(feature = "gpu")]
+#[derive(Debug, Args)]
+pub(crate) struct SelftestArgs {
+    /// Which adapter: auto and gpu are the best there is, all is every one; or an adapter's index, or a part of its
+    /// name.
+    #[arg(long = "device", value_name = "auto|all|gpu|INDEX|NAME", default_value = "auto")]
+    pub(crate) device: String,
+    /// Only this scheme; can be repeated [default: every scheme].
+    #[arg(long, value_name = "S", value_parser = scheme_parser())]
+    pub(crate) scheme: Vec<Scheme>,
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,

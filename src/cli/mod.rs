@@ -10,6 +10,8 @@ mod output;
 mod progress;
 mod quantize;
 mod report;
+#[cfg(feature = "gpu")]
+mod selftest;
 mod table;
 
 use args::{Cli, Command};
@@ -56,6 +58,8 @@ pub(crate) fn main() -> ExitCode {
         Command::Inspect(args) => inspect::run(&args),
         Command::Compare(args) => compare::run(&args),
         Command::Devices(args) => devices::run(&args),
+        #[cfg(feature = "gpu")]
+        Command::Selftest(args) => selftest::run(&args),
     };
     match outcome.and_then(|Outcome { text, code }| print(&text).map(|()| code)) {
         Ok(code) => code.into(),

@@ -255,6 +255,12 @@ impl Gpu {
     }
 }
 
+/// Whether a tensor's runs are so short that they are traversed as columns, and the loss takes passes of its own.
+pub(crate) fn has_short_runs(units: RangeUnits) -> bool {
+    units.units > 1 && units.inner_elems < MIN_RUN as usize
+}
+
+/// The same of a chunk.
 fn is_columns(params: &Params) -> bool {
     params.units > 1 && params.run < MIN_RUN
 }

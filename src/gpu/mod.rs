@@ -10,6 +10,7 @@ mod job;
 mod shader;
 
 pub use adapter::{AdapterDescription, DEVICE_VARIABLE, Select, adapters};
+pub(crate) use call::has_short_runs;
 pub use shader::{Kernel, Params, RECIPE_WORDS, Tuning, shader_source};
 
 use crate::device::{Computed, DeviceInfo};
@@ -138,6 +139,14 @@ impl Gpu {
         within("slab in range units", saturate(tuning.slab_units), u32::MAX)?;
         within("dispatch in workgroups per dimension", tuning.workgroups_per_dimension, u32::MAX)?;
         Ok(Self { tuning, pipelines: Mutex::default(), ..self })
+    }
+
+    /// The same device with smaller chunks, slabs and dispatches, and the kernels compiled so far.
+    pub(crate) fn cut(&self, chunk_elems: u32, slab_units: usize, workgroups_per_dimension: u32) -> Self {
+        let tuning = Tuning { chunk_elems, slab_units, workgroups_per_dimension, ..self.tuning };
+        let gpu = Self::with_info(self.device.clone(), self.queue.clone(), self.info.clone());
+        let pipelines = Mutex::new(lock(&self.pipelines).clone());
+        Self { tuning, pipelines, lost: Arc::clone(&self.lost), ..gpu }
     }
 
     /// What this is.

@@ -5,6 +5,8 @@ mod choice;
 mod examples;
 mod reports;
 mod safety;
+#[cfg(feature = "gpu")]
+mod selftest;
 
 use safetensors::SafeTensors;
 use serde_json::Value;

@@ -2,36 +2,14 @@
 //! benchmarks use it too, each a part of it.
 #![allow(dead_code, reason = "no user needs all of it")]
 
-/// A small generator; the same numbers on every machine.
-pub(crate) struct Rng(u64);
+#[path = "../../src/selftest/rng.rs"]
+mod rng;
+pub(crate) use rng::Rng;
 
-impl Rng {
-    pub(crate) fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
-    }
-
-    pub(crate) fn next_u32(&mut self) -> u32 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 32) as u32
-    }
-
-    pub(crate) fn below(&mut self, n: u32) -> u32 {
-        ((u64::from(self.next_u32()) * u64::from(n)) >> 32) as u32
-    }
-
-    /// Any pattern, or one with few significant bits, where ties and exact results are common.
-    pub(crate) fn float_bits(&mut self) -> u32 {
-        let bits = self.next_u32();
-        if self.next_u32() & 1 == 0 { bits } else { bits & (u32::MAX << (self.next_u32() % 23)) }
-    }
-
-    /// Near enough to a normal distribution.
-    pub(crate) fn gauss(&mut self) -> f32 {
-        let sum: f32 = (0..8).map(|_| self.next_u32() as f32 / u32::MAX as f32).sum();
-        (sum - 4.0) * 1.2
-    }
+/// Near enough to a normal distribution.
+pub(crate) fn gauss(rng: &mut Rng) -> f32 {
+    let sum: f32 = (0..8).map(|_| rng.next_u32() as f32 / u32::MAX as f32).sum();
+    (sum - 4.0) * 1.2
 }
 
 /// Bit patterns that the contract's policies speak of.
@@ -108,8 +86,8 @@ pub(crate) const KINDS: [&str; 16] = [
 pub(crate) fn data(kind: &str, n: usize, seed: u64) -> Vec<f32> {
     let mut rng = Rng::new(seed);
     let value = |rng: &mut Rng, i: usize| match kind {
-        "gauss" => rng.gauss(),
-        "bf16" => f32::from_bits(rng.gauss().to_bits() & 0xffff_0000),
+        "gauss" => gauss(rng),
+        "bf16" => f32::from_bits(gauss(rng).to_bits() & 0xffff_0000),
         "bits" => f32::from_bits(rng.next_u32()),
         "finite-bits" => {
             let bits = rng.next_u32();
@@ -117,15 +95,15 @@ pub(crate) fn data(kind: &str, n: usize, seed: u64) -> Vec<f32> {
         }
         "mixed" => match rng.below(4) {
             0 => f32::from_bits(EDGES[rng.below(EDGES.len() as u32) as usize]),
-            _ => rng.gauss(),
+            _ => gauss(rng),
         },
         "subnormal" => f32::from_bits(rng.next_u32() & 0x8000_ffff),
         "tiny" => f32::from_bits(rng.next_u32() & 0x81ff_ffff),
         "huge" => f32::from_bits(rng.next_u32() & 0x80ff_ffff | 0x7e00_0000),
         "constant" => 0.1,
         "negative-constant" => f32::from_bits(0x8000_0003),
-        "one-sided" => rng.gauss().abs(),
-        "far-from-zero" => 1000.0 + rng.gauss(),
+        "one-sided" => gauss(rng).abs(),
+        "far-from-zero" => 1000.0 + gauss(rng),
         "zeros" => f32::from_bits(rng.next_u32() & 0x8000_0000),
         "all-nan" => f32::from_bits(rng.next_u32() | 0x7f80_0001),
         "all-inf" => f32::from_bits(rng.next_u32() & 0x8000_0000 | 0x7f80_0000),

@@ -2,8 +2,8 @@
 
 use crate::corpus::data;
 use crate::{Test, another, assert_same};
-use wgpu_quant::gpu::{Select, Tuning};
-use wgpu_quant::{Error, Gpu, Granularity, LossDetail, Scheme, Spec, Tensor, cpu, wgpu};
+use wgpu_quant::gpu::{Kernel, Select, Tuning};
+use wgpu_quant::{Error, Gpu, Granularity, LossDetail, Scheme, Spec, Tensor, cpu, selftest, wgpu};
 
 pub(crate) const TESTS: &[Test] = &[
     ("a_call_is_one_submission_and_one_read_back", traffic),
@@ -18,6 +18,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("bad_input_is_the_same_error_on_both_paths", bad_input),
     ("an_impossible_tuning_is_refused", tuning),
     ("kernels_are_timed_when_asked_for", timestamps),
+    ("the_self_test_finds_the_adapter_exact", self_test),
 ];
 
 /// Tests that only a software Vulkan adapter on Linux can run: its memory is the process's and can be limited
@@ -224,6 +225,13 @@ fn timestamps(gpu: &Gpu) {
     } else {
         assert!(times.is_empty());
     }
+}
+
+fn self_test(gpu: &Gpu) {
+    let report = selftest::run(gpu, Scheme::ALL).unwrap();
+    assert!(report.is_exact(), "{report}");
+    assert_eq!(report.rows.len(), Scheme::ALL.len() * Kernel::ALL.len());
+    println!("{report}");
 }
 
 fn bad_input(gpu: &Gpu) {

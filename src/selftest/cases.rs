@@ -1,0 +1,244 @@
+//! The hard cases: inputs at the borders of every rounding, shift, carry and tile.
+
+use super::rng::Rng;
+use crate::layout::Granularity;
+use crate::scheme::Scheme;
+
+/// Every run makes the same cases.
+const SEED: u64 = 0x5eed;
+/// Scales per scheme.
+const SCALES: usize = 2048;
+/// Values per scale.
+const VALUES: usize = 256;
+const INF: u32 = 0x7f80_0000;
+const SIGN: u32 = 0x8000_0000;
+
+/// A tensor to quantize, and what goes with it.
+pub(super) struct Case {
+    pub(super) name: &'static str,
+    pub(super) x: Vec<f32>,
+    pub(super) shape: Vec<usize>,
+    pub(super) granularity: Granularity,
+    /// One scale per range unit, where the case brings its own.
+    pub(super) scales: Option<Vec<f32>>,
+}
+
+impl Case {
+    fn new(name: &'static str, bits: Vec<u32>, shape: &[usize], granularity: Granularity) -> Self {
+        let x = bits.into_iter().map(f32::from_bits).collect();
+        Self { name, x, shape: shape.to_vec(), granularity, scales: None }
+    }
+}
+
+/// Significands at the ends and in the middle, without the leading bit.
+const FRACTIONS: [u32; 4] = [0, 1, 0x007f_ffff, 0x0040_0000];
+
+/// Every exponent, every position of a subnormal's leading bit, with extreme significands; then any.
+fn scale_bits(rng: &mut Rng) -> Vec<u32> {
+    let mut bits = Vec::with_capacity(SCALES);
+    for place in 0..23 {
+        let below = (1u32 << place) - 1;
+        bits.extend([1 << place, (1 << place) | below, (1 << place) | (rng.next_u32() & below)]);
+    }
+    for exponent in 1..=254 {
+        let random = rng.next_u32() & 0x007f_ffff;
+        bits.extend(FRACTIONS.into_iter().chain([random]).map(|fraction| (exponent << 23) | fraction));
+    }
+    while bits.len() < SCALES {
+        bits.push((rng.next_u32() & 0x7fff_ffff).clamp(1, INF - 1));
+    }
+    bits
+}
+
+/// Patterns that the policies speak of, and a subnormal with each leading bit.
+fn special(rng: &mut Rng, i: usize) -> u32 {
+    const SPECIAL: [u32; 9] = [0, 1, 0x007f_ffff, 0x0080_0000, 0x3f80_0000, 0x7f7f_ffff, INF, 0x7fc0_0000, 0x7f80_0001];
+    let magnitude = match SPECIAL.get(i % 16) {
+        Some(&bits) => bits,
+        None => {
+            let place = rng.below(23);
+            (1 << place) | (rng.next_u32() & ((1 << place) - 1))
+        }
+    };
+    magnitude | (rng.next_u32() & SIGN)
+}
+
+/// A value within an ulp of a halfway point `(k + 1/2) s`.
+fn near_halfway(rng: &mut Rng, scheme: Scheme, s: u32, i: usize) -> u32 {
+    let (qmin, qmax) = (scheme.qmin(), scheme.qmax());
+    // The innermost and outermost codes always, the others in turn.
+    let k = match i % 8 {
+        0 => 0,
+        1 => -1,
+        2 => qmax,
+        3 => qmin - 1,
+        _ => qmin - 2 + rng.below((qmax - qmin + 4).unsigned_abs()).cast_signed(),
+    };
+    let halfway = ((f64::from(k) + 0.5) * f64::from(f32::from_bits(s))) as f32;
+    let magnitude = (halfway.to_bits() & !SIGN).saturating_add_signed((i / 8 % 3) as i32 - 1);
+    magnitude.min(INF) | (halfway.to_bits() & SIGN)
+}
+
+/// A value 2^-26 to 2^12 times the scale: every distance of the exponents, hence every shift.
+fn at_distance(rng: &mut Rng, s: u32, i: usize) -> u32 {
+    let exponent = ((s >> 23).cast_signed() + (i % 39) as i32 - 26).clamp(0, 254);
+    let fraction = match rng.below(4) {
+        0 => s & 0x007f_ffff,
+        1 => FRACTIONS[rng.below(4) as usize],
+        _ => rng.next_u32() & 0x007f_ffff,
+    };
+    (exponent.unsigned_abs() << 23) | fraction | (rng.next_u32() & SIGN)
+}
+
+/// A row of values around each scale.
+fn around(rng: &mut Rng, scheme: Scheme, scales: &[u32], values: usize) -> Vec<u32> {
+    let mut bits = Vec::with_capacity(scales.len() * values);
+    for (row, &s) in scales.iter().enumerate() {
+        bits.extend((0..values).map(|i| match i % 4 {
+            0 | 1 => near_halfway(rng, scheme, s, row + i / 4 * 2 + i % 4),
+            2 => at_distance(rng, s, row + i / 4),
+            _ if i % 8 == 3 => special(rng, row + i / 8),
+            _ => rng.float_bits(),
+        }));
+    }
+    bits
+}
+
+fn floats(bits: Vec<u32>) -> Vec<f32> {
+    bits.into_iter().map(f32::from_bits).collect()
+}
+
+/// Every scale with its own values: as long runs, and as runs of one element.
+pub(super) fn given_scales(scheme: Scheme) -> [Case; 2] {
+    let mut rng = Rng::new(SEED);
+    let scales = scale_bits(&mut rng);
+    let rows = around(&mut rng, scheme, &scales, VALUES);
+    let few = VALUES / 8;
+    let columns = around(&mut rng, scheme, &scales, few);
+    let transposed = (0..few * SCALES).map(|i| columns[i % SCALES * few + i / SCALES]).collect();
+    let scales = Some(floats(scales));
+    [
+        Case {
+            scales: scales.clone(),
+            ..Case::new("values around each scale, long runs", rows, &[SCALES, VALUES], Granularity::Channel(0))
+        },
+        Case {
+            scales,
+            ..Case::new("values around each scale, short runs", transposed, &[few, SCALES], Granularity::Channel(1))
+        },
+    ]
+}
+
+/// Codes and scales from elsewhere: every code of a byte with every scale, and values that have little to do
+/// with them.
+pub(super) fn foreign_codes() -> (Case, Vec<u8>) {
+    let mut rng = Rng::new(SEED + 1);
+    let scales = scale_bits(&mut rng);
+    let codes = (0..SCALES * 256).map(|i| i as u8).collect();
+    let x = (0..SCALES * 256).map(|i| match i % 3 {
+        0 => rng.float_bits(),
+        1 => special(&mut rng, i / 3),
+        _ => at_distance(&mut rng, scales[i / 256], i / 3),
+    });
+    let x = x.collect();
+    let case = Case::new("any values, every code, each scale", x, &[SCALES, 256], Granularity::Channel(0));
+    (Case { scales: Some(floats(scales)), ..case }, codes)
+}
+
+/// Ranges: every pair of edges, every distance of the exponents with every sign, and random ones.
+pub(super) fn ranges() -> Case {
+    let mut rng = Rng::new(SEED + 2);
+    let mut edges = vec![];
+    for exponent in [0u32, 1, 2, 24, 126, 127, 128, 150, 253, 254] {
+        edges.extend([0, 1, 0x0040_0000, 0x007f_ffff].map(|fraction| (exponent << 23) | fraction));
+    }
+    edges.extend(edges.clone().iter().map(|bits| bits | SIGN));
+    let mut pairs: Vec<[u32; 2]> = edges.iter().flat_map(|&a| edges.iter().map(move |&b| [a, b])).collect();
+    for distance in 0..=28 {
+        for exponent in [29u32, 30, 127, 200, 254] {
+            for signs in 0..4 {
+                let fraction = |rng: &mut Rng| match rng.below(3) {
+                    0 => FRACTIONS[rng.below(4) as usize],
+                    _ => rng.next_u32() & 0x007f_ffff,
+                };
+                let a = (exponent << 23) | fraction(&mut rng) | (signs & 1) << 31;
+                let b = ((exponent - distance) << 23) | fraction(&mut rng) | (signs >> 1) << 31;
+                pairs.push([a, b]);
+            }
+        }
+    }
+    pairs.extend((0..2048).map(|_| [rng.float_bits(), rng.float_bits()]));
+    // Beside the pair, what a range must pass over.
+    let others = [0x7fc0_0000, INF, SIGN | INF, 0xffff_ffff];
+    let units = pairs.len();
+    let bits = pairs.into_iter().enumerate().flat_map(|(i, [a, b])| [a, others[i % 4], b]).collect();
+    Case::new("pairs of range ends", bits, &[units, 3], Granularity::Channel(0))
+}
+
+/// Lengths around vectors, tiles and runs, with the extremes and the odd values at the borders.
+pub(super) fn borders(workgroup: u32) -> Vec<Case> {
+    let mut rng = Rng::new(SEED + 3);
+    let (tile, range_tile) = (workgroup as usize * 16, workgroup as usize * 64);
+    let mut cases = vec![];
+    let mut push = |shape: &[usize], granularity| {
+        let n: usize = shape.iter().product();
+        let mut bits: Vec<u32> = (0..n).map(|_| (rng.next_u32() & 0x83ff_ffff) | 0x3c00_0000).collect();
+        for at in [0, 1, tile - 1, tile, range_tile - 1, range_tile, n.wrapping_sub(1), n.wrapping_sub(2)] {
+            if at < n {
+                bits[at] = match rng.below(4) {
+                    0 => special(&mut rng, at),
+                    _ => (rng.next_u32() & 0x81ff_ffff) | 0x4000_0000,
+                };
+            }
+        }
+        cases.push(Case::new("lengths around vectors, tiles and runs", bits, shape, granularity));
+    };
+    for n in
+        [0, 1, 2, 3, 4, 5, 63, 64, 65, tile - 1, tile, tile + 1, range_tile - 1, range_tile + 2, 2 * range_tile + 3]
+    {
+        push(&[n], Granularity::Tensor);
+    }
+    for run in [1, 2, 3, 31, 63, 64, 65, 127, 1001] {
+        push(&[3, 37, run], Granularity::Channel(1));
+        push(&[4 * tile / run + 1, run], Granularity::Channel(0));
+    }
+    cases
+}
+
+/// One range unit to which every workgroup adds: counters, maxima, and sums that carry from word to word.
+pub(super) fn contention() -> [Case; 2] {
+    const ELEMS: usize = (1 << 18) + 5;
+    let mut rng = Rng::new(SEED + 4);
+    let mixed = (0..ELEMS).map(|i| match rng.below(8) {
+        0 => special(&mut rng, i) & 0xbfff_ffff | (rng.next_u32() & SIGN),
+        1 => [0x7fc0_0000, INF, SIGN | INF][rng.below(3) as usize],
+        _ => (rng.next_u32() & 0x83ff_ffff) | 0x3c00_0000,
+    });
+    let mixed = mixed.collect();
+    // Halfway points of scale 1: every loss is the largest there is.
+    let halves = (0..ELEMS).map(|i| ((i % 253) as f32 - 126.5).to_bits()).collect();
+    let name = "one range unit for all workgroups";
+    [
+        Case::new(name, mixed, &[ELEMS], Granularity::Tensor),
+        Case { scales: Some(vec![1.0]), ..Case::new(name, halves, &[ELEMS], Granularity::Tensor) },
+    ]
+}
+
+/// Shapes whose chunks and slabs begin and end inside vectors, runs and repeats.
+pub(super) fn cut() -> Vec<Case> {
+    let mut rng = Rng::new(SEED + 5);
+    let shapes: [(&[usize], Granularity); 4] = [
+        (&[5003], Granularity::Tensor),
+        (&[13, 331], Granularity::Channel(0)),
+        (&[3, 17, 101], Granularity::Channel(1)),
+        (&[40, 23], Granularity::Channel(1)),
+    ];
+    let case = |(shape, granularity): (&[usize], Granularity)| {
+        let bits = (0..shape.iter().product()).map(|i| match i % 16 {
+            7 => special(&mut rng, i / 16),
+            _ => (rng.next_u32() & 0x83ff_ffff) | 0x3c00_0000,
+        });
+        Case::new("small chunks, slabs and dispatches", bits.collect(), shape, granularity)
+    };
+    shapes.map(case).into()
+}
