@@ -8,7 +8,8 @@ use wgpu_quant::gpu::Kernel;
 fn has_adapter(folder: &Folder) -> bool {
     let listed = folder.run("devices --json").expect(0).json();
     let found = !listed["devices"].as_array().unwrap().is_empty();
-    assert!(found || std::env::var("CI").is_ok_and(|ci| ci != "true"), "no adapter");
+    let must_be = std::env::var("CI").is_ok_and(|ci| ci == "true");
+    assert!(found || !must_be, "no adapter");
     found
 }
 
@@ -16,7 +17,7 @@ fn has_adapter(folder: &Folder) -> bool {
 fn an_adapter_is_tested_with_every_kernel_and_counted_per_scheme() {
     let folder = Folder::new();
     if !has_adapter(&folder) {
-        folder.run("selftest").expect_error(&["no adapter"]);
+        assert!(folder.run("selftest").expect(1).stderr.contains("no adapter"));
         return;
     }
     let report = folder.run("selftest --device 0 --scheme int8-absmax --json").expect(0).json();
@@ -38,6 +39,8 @@ fn an_adapter_is_tested_with_every_kernel_and_counted_per_scheme() {
 fn only_adapters_can_be_tested() {
     let folder = Folder::new();
     folder.run("selftest --device cpu").expect_error(&["CPU path", "adapters are compared with"]);
-    folder.run("selftest --device 1000").expect_error(&["no adapter is number 1000"]);
+    // Looking for adapters, a driver may say something too.
+    let error = folder.run("selftest --device 1000").expect(1).stderr;
+    assert!(error.contains("error: no adapter is number 1000"), "{error}");
     folder.run("selftest --scheme int9").expect(2);
 }
