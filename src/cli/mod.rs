@@ -7,6 +7,7 @@ mod dequantize;
 mod devices;
 mod inspect;
 mod output;
+mod pairs;
 mod progress;
 mod quantize;
 mod report;
