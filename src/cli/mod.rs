@@ -12,6 +12,7 @@ mod progress;
 mod quantize;
 mod report;
 mod table;
+mod verify;
 
 use args::{Cli, Command};
 use clap::Parser;
@@ -56,6 +57,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Dequantize(args) => dequantize::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Compare(args) => compare::run(&args),
+        Command::Verify(args) => verify::run(&args),
         Command::Devices(args) => devices::run(&args),
     };
     match outcome.and_then(|Outcome { text, code }| print(&text).map(|()| code)) {
