@@ -4,7 +4,7 @@ use crate::cpu;
 use crate::device::{Computed, DeviceInfo};
 use crate::error::{Error, Result};
 #[cfg(feature = "gpu")]
-use crate::gpu::{Gpu, Select};
+use crate::gpu::{AdapterDescription, Gpu, Select};
 use crate::layout::Tensor;
 use crate::loss::Loss;
 use crate::quantized::{QuantizeOutput, Quantized, Spec};
@@ -48,6 +48,14 @@ impl Backend {
         }
     }
 
+    /// The CPU path and every adapter of this machine, each opened, or with what keeps it from that.
+    ///
+    /// [`Error::UnfitAdapter`] stands for an adapter that cannot run the kernels; any other error is a failure.
+    pub fn open_all() -> Vec<(DeviceInfo, Result<Self>)> {
+        let cpu = Self::cpu("all were asked for");
+        std::iter::once((cpu.info.clone(), Ok(cpu))).chain(Self::adapters()).collect()
+    }
+
     fn cpu(reason: impl Into<String>) -> Self {
         Self {
             info: DeviceInfo::cpu(),
@@ -74,6 +82,23 @@ impl Backend {
     #[cfg(feature = "gpu")]
     fn gpu(gpu: Gpu, reason: &str) -> Self {
         Self { info: gpu.info().clone(), reason: reason.to_owned(), gpu: Some(Box::new(gpu)) }
+    }
+
+    #[cfg(feature = "gpu")]
+    fn adapters() -> Vec<(DeviceInfo, Result<Self>)> {
+        let open = |(index, AdapterDescription { info, unfit, .. })| {
+            let opened = match unfit {
+                Some(reason) => Err(Error::UnfitAdapter { adapter: info.name.clone(), reason }),
+                None => Gpu::open(&Select::Index(index)).map(|gpu| Self::gpu(gpu, "all were asked for")),
+            };
+            (info, opened)
+        };
+        Gpu::adapters().into_iter().enumerate().map(open).collect()
+    }
+
+    #[cfg(not(feature = "gpu"))]
+    fn adapters() -> Vec<(DeviceInfo, Result<Self>)> {
+        vec![]
     }
 
     #[cfg(not(feature = "gpu"))]

@@ -17,6 +17,11 @@ pub enum Error {
         /// The text that was given.
         found: String,
     },
+    /// A text is not the digest of anything.
+    InvalidDigest {
+        /// The text that was given.
+        found: String,
+    },
     /// A channel axis lies outside the tensor's rank.
     AxisOutOfRange {
         /// The axis that was asked for; negative counts from the end.
@@ -58,6 +63,13 @@ pub enum Error {
         wanted: String,
         /// The adapters that were seen, or why there are none.
         tried: String,
+    },
+    /// An adapter cannot run the kernels.
+    UnfitAdapter {
+        /// The adapter's name.
+        adapter: String,
+        /// What it lacks.
+        reason: String,
     },
     /// An adapter was found but gave no device.
     RequestDevice {
@@ -127,6 +139,9 @@ impl fmt::Display for Error {
             Self::UnknownGranularity { found } => {
                 write!(f, "unknown granularity {found:?}; use `tensor` or `channel=K`")
             }
+            Self::InvalidDigest { found } => {
+                write!(f, "digest {found:?}; 64 hex digits in lower case are allowed")
+            }
             Self::AxisOutOfRange { axis, rank } if *rank == 0 => {
                 write!(f, "axis {axis} does not exist: a scalar has no axis; use `tensor`")
             }
@@ -146,6 +161,7 @@ impl fmt::Display for Error {
                 write!(f, "scale {found} of range unit {unit} is not a positive finite number")
             }
             Self::NoAdapter { wanted, tried } => write!(f, "no adapter is {wanted}; {tried}"),
+            Self::UnfitAdapter { adapter, reason } => write!(f, "adapter {adapter:?} cannot run the kernels: {reason}"),
             Self::RequestDevice { adapter, message } => {
                 write!(f, "adapter {adapter:?} gave no device: {message}")
             }

@@ -307,12 +307,33 @@ fn described(text: &str, codes_dtype: &str, scale: f32) -> Vec<u8> {
 const GOOD: &str =
     r#"{"version":1,"tensors":{"w":{"scheme":"int8-absmax","granularity":"channel=0","shape":[1,2],"dtype":"BF16"}}}"#;
 
+/// The same with digests that need not be right to be read.
+fn with_digests() -> String {
+    let digest = |digits: &str| format!(r#""digest":"{}""#, digits.repeat(16));
+    let text = GOOD.replace(r#""version":1"#, &format!(r#""version":1,{}"#, digest("0a1b")));
+    text.replace(r#""dtype":"BF16""#, &format!(r#""dtype":"BF16",{}"#, digest("2c3d")))
+}
+
+#[test]
+fn digests_are_read_back_and_files_of_before_have_none() {
+    let input = open("x.safetensors", &described(&with_digests(), "I8", 0.5)).unwrap();
+    let sources = Sources::read(&input).unwrap().unwrap();
+    assert_eq!(sources.to_json().unwrap(), with_digests());
+    assert_eq!(sources.digest.unwrap().to_string(), "0a1b".repeat(16));
+    assert_eq!(sources.tensors["w"].digest.unwrap().to_string(), "2c3d".repeat(16));
+    assert_eq!(sources.stored(&input, "w").unwrap(), [&[0x7f, 0x81][..], &0.5f32.to_le_bytes()]);
+    assert!(sources.stored(&input, "w.scale").is_none());
+    let input = open("x.safetensors", &described(GOOD, "I8", 0.5)).unwrap();
+    let sources = Sources::read(&input).unwrap().unwrap();
+    assert_eq!((sources.digest, sources.tensors["w"].digest), (None, None));
+}
+
 #[test]
 fn a_described_tensor_is_read_back() {
     let input = open("x.safetensors", &described(GOOD, "I8", 0.5)).unwrap();
     let sources = Sources::read(&input).unwrap().unwrap();
     assert_eq!(sources.to_json().unwrap(), GOOD);
-    assert_eq!(sources.0["w"].dtype, Dtype::BF16);
+    assert_eq!(sources.tensors["w"].dtype, Dtype::BF16);
     assert_eq!(sources.companions().into_iter().collect::<Vec<_>>(), ["w.scale"]);
     let quantized = sources.load(&input, "w").unwrap().unwrap();
     assert_eq!((quantized.scheme(), quantized.granularity()), (Scheme::INT8_ABSMAX, Granularity::Channel(0)));
@@ -340,6 +361,9 @@ fn a_false_description_is_refused() {
         (change("[1,2]", "[18446744073709551615,2]"), "more elements"),
         (change("BF16", "F128"), "unknown variant"),
         (change(r#""w""#, r#""v""#), "holds no \"v\""),
+        (described(&with_digests().replace("0a1b", "0A1B"), "I8", 0.5), "64 hex digits in lower case are allowed"),
+        (described(&with_digests().replace("2c3d", "2c3"), "I8", 0.5), "digest \"2c32c3"),
+        (described(&with_digests().replace(&format!("\"{}\"", "2c3d".repeat(16)), "7"), "I8", 0.5), "invalid type"),
         (described(GOOD, "U8", 0.5), "\"w\" is U8 [1, 2], expected I8 [1, 2]"),
     ];
     for (bytes, expected) in cases {

@@ -25,6 +25,7 @@ pub(crate) enum Command {
     Dequantize(DequantizeArgs),
     Inspect(InspectArgs),
     Compare(CompareArgs),
+    Verify(VerifyArgs),
     Devices(DevicesArgs),
     #[cfg(feature = "gpu")]
     Selftest(SelftestArgs),
@@ -124,6 +125,30 @@ pub(crate) struct CompareArgs {
     /// End with exit code 4 when the total signal-to-noise ratio is below this many dB.
     #[arg(long, value_name = "DB", allow_negative_numbers = true, value_parser = decibels)]
     pub(crate) min_sqnr: Option<f64>,
+    /// Print no table and no progress.
+    #[arg(short, long, conflicts_with = "json")]
+    pub(crate) quiet: bool,
+}
+
+/// Quantize the original again on every device, and compare with the file bit for bit.
+///
+/// Every code, every scale and every copied byte is compared, and the digests with what the file holds. Prints the
+/// first difference of each device, or `bit-identical on N devices`; the CPU path counts as one.
+#[derive(Debug, Args)]
+pub(crate) struct VerifyArgs {
+    /// The file that was quantized.
+    #[arg(value_name = "ORIGINAL")]
+    pub(crate) original: PathBuf,
+    /// What `quantize` made of it.
+    #[arg(value_name = "QUANTIZED")]
+    pub(crate) quantized: PathBuf,
+    /// One device in place of all: cpu, gpu (the best adapter), an adapter's index, or a part of its name [default:
+    /// the CPU path and every adapter].
+    #[arg(long, value_name = "cpu|gpu|INDEX|NAME")]
+    pub(crate) device: Option<String>,
+    /// Print the result as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
     /// Print no table and no progress.
     #[arg(short, long, conflicts_with = "json")]
     pub(crate) quiet: bool,

@@ -2,18 +2,21 @@
 
 use super::args::CompareArgs;
 use super::output;
+use super::pairs::Pairs;
 use super::progress::Progress;
 use super::report::{Figures, Report, Row, Status};
 use super::{Code, Outcome, warn};
-use std::collections::HashSet;
 use std::path::Path;
-use wgpu_quant::file::{self, FileKind, Input, Sources, TensorView};
+use wgpu_quant::file::{self, Digest, Input, Sources, TensorView, part_bytes};
 use wgpu_quant::{Backend, Quantized, Result, Spec, Tensor};
 
 pub(crate) fn run(args: &CompareArgs) -> Result<Outcome> {
     let (original, quantized) = (Input::open(&args.original)?, Input::open(&args.quantized)?);
     let sources = Sources::expect(&quantized)?;
-    let pairs = pairs(&original, &quantized, &sources)?;
+    let Pairs { both: pairs, missing } = Pairs::new(&original, &quantized, &sources);
+    if let Some(error) = missing {
+        return Err(error);
+    }
     let backend = Backend::open(&args.device.name)?;
 
     let mut report = Report::new(&backend);
@@ -55,32 +58,6 @@ pub(crate) fn run(args: &CompareArgs) -> Result<Outcome> {
     Ok(Outcome { text, code })
 }
 
-/// The tensors of both files, by name; every name must be in both.
-fn pairs<'a>(
-    original: &'a Input,
-    quantized: &'a Input,
-    sources: &Sources,
-) -> Result<Vec<(TensorView<'a>, TensorView<'a>)>> {
-    let companions = sources.companions();
-    let after: Vec<_> = quantized.tensors().filter(|tensor| !companions.contains(tensor.name)).collect();
-    // A .npy tensor has no name but the file's, which may have been renamed.
-    if let (FileKind::Npy, [only]) = (original.kind(), &after[..]) {
-        return Ok(original.tensors().map(|before| (TensorView { name: only.name, ..before }, *only)).collect());
-    }
-    let lacks = |file: &Input, name: &str, other: &Input| {
-        file::invalid(file.path(), format!("holds no tensor {name:?}, which {} holds", other.path().display()))
-    };
-    let names: HashSet<&str> = after.iter().map(|tensor| tensor.name).collect();
-    if let Some(name) = original.tensors().map(|tensor| tensor.name).find(|name| !names.contains(name)) {
-        return Err(lacks(quantized, name, original));
-    }
-    let pair = |after: TensorView<'a>| match original.tensor(after.name) {
-        Some(before) => Ok((before, after)),
-        None => Err(lacks(original, after.name, quantized)),
-    };
-    after.into_iter().map(pair).collect()
-}
-
 fn measure(
     backend: &Backend,
     before: &TensorView<'_>,
@@ -103,6 +80,7 @@ fn measure(
     report.add_loss(&loss.sums);
     let bytes = q.codes().len() + size_of_val(q.scales());
     let (coded, figures) = ((q.scheme(), q.granularity()), Figures::new(&loss.sums, counts));
-    report.push(Row::coded(before, Status::Quantized, coded, bytes as u64, figures));
+    let row = Row::coded(before, Status::Quantized, coded, bytes as u64, figures);
+    report.push(row.digest(Digest::of_tensor(&part_bytes(q))));
     Ok(())
 }

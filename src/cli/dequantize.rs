@@ -67,7 +67,7 @@ impl Out {
             file.write_at(0, &header)?;
             return Ok(Self::Npy { file, header_bytes: header.len() as u64 });
         }
-        let quantized: HashSet<&str> = sources.0.keys().map(String::as_str).collect();
+        let quantized: HashSet<&str> = sources.tensors.keys().map(String::as_str).collect();
         let dtype = |tensor: &TensorView<'_>| if quantized.contains(tensor.name) { args.dtype } else { tensor.dtype };
         let stored = tensors.iter().map(|t| (t.name.to_owned(), dtype(t), t.shape.to_vec()));
         let mut metadata = input.metadata().clone();

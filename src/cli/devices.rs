@@ -1,8 +1,9 @@
 //! `wgpu-quant devices`
 
 use super::args::DevicesArgs;
+use super::report::{self, DeviceName};
 use super::table::{self, Align};
-use super::{Outcome, printable, report};
+use super::{Outcome, printable};
 use serde::Serialize;
 use wgpu_quant::{DeviceInfo, Result, devices};
 
@@ -14,11 +15,8 @@ struct Listing {
 
 #[derive(Debug, Serialize)]
 struct Device {
-    index: Option<usize>,
-    name: String,
-    backend: String,
-    r#type: String,
-    driver: String,
+    #[serde(flatten)]
+    name: DeviceName,
     limits: Option<Limits>,
 }
 
@@ -38,15 +36,14 @@ pub(crate) fn run(args: &DevicesArgs) -> Result<Outcome> {
 }
 
 fn device(info: DeviceInfo) -> Device {
-    let DeviceInfo { index, name, backend, device_type, driver, limits, .. } = info;
-    let limits = limits.map(|limits| Limits {
+    let limits = info.limits.map(|limits| Limits {
         max_buffer_bytes: limits.max_buffer_bytes,
         max_binding_bytes: limits.max_binding_bytes,
         max_workgroup: limits.max_workgroup,
         max_workgroups_per_dimension: limits.max_workgroups_per_dimension,
         workgroup_memory_bytes: limits.workgroup_memory_bytes,
     });
-    Device { index, name, backend, r#type: device_type, driver, limits }
+    Device { name: info.into(), limits }
 }
 
 fn to_text(devices: &[Device]) -> String {
@@ -64,9 +61,9 @@ fn to_text(devices: &[Device]) -> String {
         ("max workgroup", Align::Right),
     ];
     let cells = |device: &Device| {
-        let index = device.index.map(|i| i.to_string()).unwrap_or_default();
-        let mut cells: Vec<String> =
-            [&index, &device.name, &device.backend, &device.r#type, &device.driver].map(|cell| printable(cell)).into();
+        let DeviceName { index, name, backend, r#type, driver } = &device.name;
+        let index = index.map(|i| i.to_string()).unwrap_or_default();
+        let mut cells: Vec<String> = [&index, name, backend, r#type, driver].map(|cell| printable(cell)).into();
         let limit = |of: fn(&Limits) -> String| device.limits.as_ref().map(of).unwrap_or_default();
         cells.push(limit(|limits| table::bytes(limits.max_buffer_bytes)));
         cells.push(limit(|limits| table::bytes(limits.max_binding_bytes)));

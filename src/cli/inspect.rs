@@ -7,7 +7,7 @@ use super::{Outcome, printable};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use wgpu_quant::Result;
-use wgpu_quant::file::{Dtype, Input, METADATA_KEY, Sources, TensorView};
+use wgpu_quant::file::{Digest, Dtype, Input, METADATA_KEY, Sources, TensorView};
 
 #[derive(Debug, Serialize)]
 struct Listing<'a> {
@@ -15,6 +15,9 @@ struct Listing<'a> {
     tensors: Vec<Row<'a>>,
     totals: Totals,
     metadata: BTreeMap<&'a str, &'a str>,
+    /// Whether `quantize` wrote this file.
+    #[serde(skip)]
+    described: bool,
 }
 
 /// A tensor; of a quantized one, its codes and scales together.
@@ -30,6 +33,8 @@ struct Row<'a> {
     granularity: Option<String>,
     bytes: u64,
     bits_per_weight: Option<f64>,
+    /// As the file says; `verify` finds out whether it is so.
+    digest: Option<Digest>,
 }
 
 #[derive(Debug, Serialize)]
@@ -39,11 +44,14 @@ struct Totals {
     elems: u64,
     bytes: u64,
     bits_per_weight: Option<f64>,
+    digest: Option<Digest>,
 }
 
 pub(crate) fn run(args: &InspectArgs) -> Result<Outcome> {
     let input = Input::open(&args.file)?;
-    let sources = Sources::read(&input)?.unwrap_or_default();
+    let sources = Sources::read(&input)?;
+    let described = sources.is_some();
+    let sources = sources.unwrap_or_default();
     let companions = sources.companions();
     let (mut tensors, mut elems) = (vec![], 0);
     for tensor in input.tensors().filter(|tensor| !companions.contains(tensor.name)) {
@@ -52,11 +60,12 @@ pub(crate) fn run(args: &InspectArgs) -> Result<Outcome> {
         tensors.push(row);
     }
     let bytes = tensors.iter().map(|row| row.bytes).sum();
-    let quantized = sources.0.len() as u64;
+    let quantized = sources.tensors.len() as u64;
     let bits_per_weight = ratio(bytes * 8, elems);
-    let totals = Totals { tensors: tensors.len() as u64, quantized, elems, bytes, bits_per_weight };
+    let totals =
+        Totals { tensors: tensors.len() as u64, quantized, elems, bytes, bits_per_weight, digest: sources.digest };
     let metadata = input.metadata().iter().map(|(k, v)| (&**k, &**v)).filter(|(k, _)| *k != METADATA_KEY).collect();
-    let listing = Listing { version: 1, tensors, totals, metadata };
+    let listing = Listing { version: 1, tensors, totals, metadata, described };
     Ok(report::done(if args.json { report::json(&listing)? } else { listing.to_text() }))
 }
 
@@ -64,7 +73,7 @@ fn row<'a>(input: &Input, sources: &'a Sources, tensor: &TensorView<'a>) -> Row<
     let TensorView { name, dtype, shape, bytes } = *tensor;
     let own = bytes.len() as u64;
     let bits = |bytes: u64| ratio(bytes * 8, tensor.elems() as u64);
-    match sources.0.get(name) {
+    match sources.tensors.get(name) {
         None => Row {
             name,
             shape,
@@ -74,6 +83,7 @@ fn row<'a>(input: &Input, sources: &'a Sources, tensor: &TensorView<'a>) -> Row<
             granularity: None,
             bytes: own,
             bits_per_weight: bits(own),
+            digest: None,
         },
         Some(source) => {
             let bytes = own + sources.companion_bytes(input, name);
@@ -86,6 +96,7 @@ fn row<'a>(input: &Input, sources: &'a Sources, tensor: &TensorView<'a>) -> Row<
                 granularity: Some(source.granularity.to_string()),
                 bytes,
                 bits_per_weight: bits(bytes),
+                digest: source.digest,
             }
         }
     }
@@ -125,6 +136,11 @@ impl Listing<'_> {
         if let Some(bits) = bits_per_weight {
             text += &format!(", {bits:.2} bits per weight");
         }
-        text + "\n"
+        text.push('\n');
+        if self.described {
+            let digest = self.totals.digest.map_or_else(|| "absent".to_owned(), |digest| digest.to_string());
+            text += &format!("digest: {digest}\n");
+        }
+        text
     }
 }

@@ -7,12 +7,14 @@ mod dequantize;
 mod devices;
 mod inspect;
 mod output;
+mod pairs;
 mod progress;
 mod quantize;
 mod report;
 #[cfg(feature = "gpu")]
 mod selftest;
 mod table;
+mod verify;
 
 use args::{Cli, Command};
 use clap::Parser;
@@ -57,6 +59,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Dequantize(args) => dequantize::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Compare(args) => compare::run(&args),
+        Command::Verify(args) => verify::run(&args),
         Command::Devices(args) => devices::run(&args),
         #[cfg(feature = "gpu")]
         Command::Selftest(args) => selftest::run(&args),

@@ -49,6 +49,17 @@ impl Writer {
         }
     }
 
+    /// Writes another header over the first: what is known only once the data is.
+    pub(crate) fn replace_header(&mut self, layout: &Layout) -> Result<()> {
+        let Some(file) = &mut self.file else { return Ok(()) };
+        match (layout.header(), self.layout.header().len()) {
+            (header, kept) if header.len() == kept => file.write_at(0, header),
+            (header, kept) => {
+                Err(file::invalid(file.path(), format!("a header of {} bytes, {kept} were kept for it", header.len())))
+            }
+        }
+    }
+
     pub(crate) fn commit(self) -> Result<()> {
         self.file.map_or(Ok(()), NewFile::commit)
     }

@@ -9,7 +9,7 @@ use super::{Code, Outcome, warn};
 use globset::Glob;
 use std::collections::BTreeMap;
 use std::path::Path;
-use wgpu_quant::file::{self, Input, Layout, METADATA_KEY, NewFile, Source, Sources, TensorView};
+use wgpu_quant::file::{self, Digest, Input, Layout, METADATA_KEY, NewFile, Source, Sources, TensorView};
 use wgpu_quant::{Backend, Granularity, LossDetail, Result, Spec, Tensor};
 
 pub(crate) fn run(args: &QuantizeArgs) -> Result<Outcome> {
@@ -17,13 +17,13 @@ pub(crate) fn run(args: &QuantizeArgs) -> Result<Outcome> {
     let to_stdout = args.json.as_deref() == Some("-".as_ref());
     let report_path = args.json.as_deref().filter(|_| !to_stdout);
     check_paths(args, report_path)?;
-    let steps = plan(args, &input)?;
-    let layout = layout(&input, &steps)?;
+    let mut steps = plan(args, &input)?;
+    let first = layout(&input, &steps, Digest::PLACEHOLDER)?;
     let backend = Backend::open(&args.device.name)?;
     // Opened before the work, so that a path that cannot be written to costs no time.
     let mut out = match &args.out {
-        Some(path) if !args.dry_run => Writer::create(path, args.force, layout)?,
-        _ => Writer::dry(layout),
+        Some(path) if !args.dry_run => Writer::create(path, args.force, first)?,
+        _ => Writer::dry(first),
     };
     let report_file = report_path.map(|path| NewFile::create(path, args.force)).transpose()?;
 
@@ -31,12 +31,12 @@ pub(crate) fn run(args: &QuantizeArgs) -> Result<Outcome> {
     let loss = if wants_report { LossDetail::Summary } else { LossDetail::None };
     let mut report = Report::new(&backend);
     let progress = Progress::new(input.tensors().map(|t| t.bytes.len() as u64).sum(), args.quiet);
-    for Step { tensor, action } in &steps {
+    for Step { tensor, action } in &mut steps {
         progress.start(tensor.name);
         match action {
             Action::Quantize(source) => {
                 let spec = Spec::new(source.scheme).per(source.granularity).loss(loss);
-                quantize(&backend, tensor, &spec, source, &mut out, &mut report)
+                source.digest = quantize(&backend, tensor, &spec, source, &mut out, &mut report)
                     .map_err(|e| output::at_tensor(&args.input, tensor.name, e))?;
             }
             Action::Copy(reason) => {
@@ -49,6 +49,9 @@ pub(crate) fn run(args: &QuantizeArgs) -> Result<Outcome> {
     drop(progress);
     report.finish();
 
+    if let Some(digest) = report.digest() {
+        out.replace_header(&layout(&input, &steps, digest)?)?;
+    }
     out.commit()?;
     if let Some(mut file) = report_file {
         file.write_at(0, report.to_json()?.as_bytes())?;
@@ -103,12 +106,14 @@ fn plan<'a>(args: &QuantizeArgs, input: &'a Input) -> Result<Vec<Step<'a>>> {
 const MAX_IDLE_SCALES: usize = 1 << 20;
 
 fn source(args: &QuantizeArgs, tensor: &TensorView<'_>, granularity: Granularity) -> Source {
-    Source { scheme: args.scheme, granularity, shape: tensor.shape.to_vec(), dtype: tensor.dtype }
+    let (scheme, shape, digest) = (args.scheme, tensor.shape.to_vec(), Some(Digest::PLACEHOLDER));
+    Source { scheme, granularity, shape, dtype: tensor.dtype, digest }
 }
 
-fn layout(input: &Input, steps: &[Step<'_>]) -> Result<Layout> {
+/// The same whatever the digests are, but for the text of the header.
+fn layout(input: &Input, steps: &[Step<'_>], digest: Digest) -> Result<Layout> {
     let refuse = |message: String| file::invalid(input.path(), message);
-    let (mut tensors, mut sources) = (vec![], Sources::default());
+    let (mut tensors, mut sources) = (vec![], Sources { digest: Some(digest), ..Sources::default() });
     for Step { tensor, action } in steps {
         let name = tensor.name.to_owned();
         let Action::Quantize(source) = action else {
@@ -124,13 +129,14 @@ fn layout(input: &Input, steps: &[Step<'_>]) -> Result<Layout> {
             return Err(refuse(format!("{name:?} holds no element but would take {scales} scales")));
         }
         tensors.extend(parts);
-        sources.0.insert(name, source.clone());
+        sources.tensors.insert(name, source.clone());
     }
     let mut metadata: BTreeMap<String, String> = input.metadata().clone();
     metadata.insert(METADATA_KEY.to_owned(), sources.to_json().map_err(refuse)?);
     Layout::new(tensors, &metadata).map_err(refuse)
 }
 
+/// Gives the digest; none of a dry run.
 fn quantize(
     backend: &Backend,
     tensor: &TensorView<'_>,
@@ -138,25 +144,28 @@ fn quantize(
     source: &Source,
     out: &mut Writer,
     report: &mut Report,
-) -> Result<()> {
-    let [(codes, ..), (scale, ..)] = file::parts(tensor.name, source)?;
-    let bytes = out.tensor_bytes(&codes) + out.tensor_bytes(&scale);
+) -> Result<Option<Digest>> {
+    let parts = file::parts(tensor.name, source)?;
+    let bytes = parts.iter().map(|(part, ..)| out.tensor_bytes(part)).sum();
     let row = |status, figures| Row::coded(tensor, status, (spec.scheme, spec.granularity), bytes, figures);
     if out.is_dry() {
         report.push(row(Status::Planned, Figures::default()));
-        return Ok(());
+        return Ok(None);
     }
     // Only floats that are read were chosen.
     let values = tensor.to_f32().unwrap_or_default();
     let result = backend.quantize(Tensor::new(&values, tensor.shape)?, spec)?.value;
-    out.write(&codes, result.tensor.codes())?;
-    out.write(&scale, &file::le_bytes(result.tensor.scales()))?;
+    let stored = file::part_bytes(&result.tensor);
+    for ((part, ..), bytes) in parts.iter().zip(&stored) {
+        out.write(part, bytes)?;
+    }
+    let digest = Digest::of_tensor(&stored);
     let figures = result.loss.as_ref().map(|loss| {
         report.add_loss(&loss.sums);
         Figures::new(&loss.sums, result.counts)
     });
-    report.push(row(Status::Quantized, figures.unwrap_or_default()));
-    Ok(())
+    report.push(row(Status::Quantized, figures.unwrap_or_default()).digest(digest));
+    Ok(Some(digest))
 }
 
 /// Tells of float tensors that are left alone though they were asked for; true when there are any.

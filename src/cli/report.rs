@@ -4,8 +4,8 @@ use super::table::{self, Align};
 use super::{Code, Outcome, printable};
 use serde::Serialize;
 use std::collections::BTreeMap;
-use wgpu_quant::file::{Dtype, TensorView, invalid};
-use wgpu_quant::{Backend, Counts, Granularity, LossSums, Result, Scheme};
+use wgpu_quant::file::{Digest, Dtype, TensorView, invalid};
+use wgpu_quant::{Backend, Counts, DeviceInfo, Granularity, LossSums, Result, Scheme};
 
 /// Everything, in the order of the JSON.
 #[derive(Debug, Serialize)]
@@ -20,14 +20,27 @@ pub(crate) struct Report {
     with_loss: bool,
 }
 
+/// A device, as every JSON names it.
+#[derive(Debug, Serialize)]
+pub(crate) struct DeviceName {
+    pub(crate) index: Option<usize>,
+    pub(crate) name: String,
+    pub(crate) backend: String,
+    pub(crate) r#type: String,
+    pub(crate) driver: String,
+}
+
+impl From<DeviceInfo> for DeviceName {
+    fn from(DeviceInfo { index, name, backend, device_type, driver, .. }: DeviceInfo) -> Self {
+        Self { index, name, backend, r#type: device_type, driver }
+    }
+}
+
 /// What computed.
 #[derive(Debug, Serialize)]
-pub(crate) struct Device {
-    index: Option<usize>,
-    name: String,
-    backend: String,
-    r#type: String,
-    driver: String,
+struct Device {
+    #[serde(flatten)]
+    name: DeviceName,
     reason: String,
     #[serde(skip)]
     shown: String,
@@ -36,15 +49,7 @@ pub(crate) struct Device {
 impl Device {
     fn new(backend: &Backend) -> Self {
         let info = backend.info();
-        Self {
-            index: info.index,
-            name: info.name.clone(),
-            backend: info.backend.clone(),
-            r#type: info.device_type.clone(),
-            driver: info.driver.clone(),
-            reason: backend.reason().to_owned(),
-            shown: info.to_string(),
-        }
+        Self { name: info.clone().into(), reason: backend.reason().to_owned(), shown: info.to_string() }
     }
 }
 
@@ -72,6 +77,7 @@ pub(crate) struct Row {
     figures: Figures,
     status: Status,
     reason: Option<String>,
+    digest: Option<Digest>,
     #[serde(skip)]
     elems: u64,
 }
@@ -103,6 +109,7 @@ impl Row {
             figures: Figures::default(),
             status: Status::Copied,
             reason: Some(reason.into()),
+            digest: None,
             elems: tensor.elems() as u64,
         }
     }
@@ -110,6 +117,11 @@ impl Row {
     /// The same with other bytes read.
     pub(crate) fn reading(self, bytes_in: u64) -> Self {
         Self { bytes_in, ..self }
+    }
+
+    /// The same with the digest of the codes and scales.
+    pub(crate) fn digest(self, digest: Digest) -> Self {
+        Self { digest: Some(digest), ..self }
     }
 }
 
@@ -162,6 +174,7 @@ struct Totals {
     #[serde(flatten)]
     figures: Figures,
     cosine: Option<f64>,
+    digest: Option<Digest>,
 }
 
 /// `a / b`, if there is such a number.
@@ -211,6 +224,10 @@ impl Report {
             totals.figures = Figures { clipped, nan, inf, ..Figures::new(&self.sums, Counts::default()) };
             totals.cosine = summary.cosine;
         }
+        // Of all quantized tensors or of none: a dry run and the way back make no codes.
+        let coded = self.tensors.iter().filter(|row| row.status != Status::Copied);
+        let digests = coded.map(|row| Some((&*row.name, row.digest?))).collect::<Option<Vec<_>>>();
+        totals.digest = digests.map(Digest::of_file);
     }
 
     /// The total signal-to-noise ratio in dB; infinite when nothing was lost.
@@ -218,6 +235,11 @@ impl Report {
         let Figures { sqnr_db, mse, .. } = self.totals.figures;
         let noise = mse.unwrap_or(0.0) > 0.0;
         sqnr_db.unwrap_or(if noise { f64::NEG_INFINITY } else { f64::INFINITY })
+    }
+
+    /// The digest of all quantized tensors, once finished, if there are codes.
+    pub(crate) fn digest(&self) -> Option<Digest> {
+        self.totals.digest
     }
 
     pub(crate) fn to_json(&self) -> Result<String> {
@@ -281,7 +303,11 @@ impl Report {
             let shown: Vec<_> = counts.iter().map(|(n, what)| format!("{} {what}", n.unwrap_or(0))).collect();
             text += &format!("counts: {}\n", shown.join(", "));
         }
-        text + &format!("device: {}: {}\n", printable(&self.device.shown), printable(&self.device.reason))
+        text += &format!("device: {}: {}\n", printable(&self.device.shown), printable(&self.device.reason));
+        if let Some(digest) = self.totals.digest {
+            text += &format!("digest: {digest}\n");
+        }
+        text
     }
 }
 

@@ -4,6 +4,7 @@
 //! differently (a key that occurs twice, a NUL in a name) is refused, and an error names the file, what was
 //! found and what is allowed. Outputs are whole or absent, and the same bytes on every machine.
 
+mod digest;
 mod input;
 mod json;
 mod map;
@@ -16,9 +17,10 @@ mod widen;
 
 pub use self::safetensors::Layout;
 pub use ::safetensors::Dtype;
+pub use digest::Digest;
 pub use input::{FileKind, Input, TensorView};
 pub use narrow::narrowed;
-pub use native::{METADATA_KEY, Source, Sources, parts};
+pub use native::{METADATA_KEY, Source, Sources, part_bytes, parts};
 pub use new_file::{NewFile, check_target, remove_unfinished, same_file};
 pub use npy::header as npy_header;
 

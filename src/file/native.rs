@@ -1,14 +1,17 @@
 //! The native layout: what a quantized tensor becomes in a safetensors file, and back.
 //!
 //! A tensor `T` is stored as `T`, its codes in its own shape, and `T.scale`, one f32 per range unit. The
-//! metadata's key `wgpu_quant` says what every quantized tensor was, so that a file describes itself.
+//! metadata's key `wgpu_quant` says what every quantized tensor was, so that a file describes itself:
+//! `{"version":1,"digest":"<64 hex digits>","tensors":{"T":{"scheme","granularity","shape","dtype","digest"}}}`.
+//! [`Digest`] defines the digests; files of before they were written lack them.
 
-use super::{Dtype, Input, invalid, json};
+use super::{Digest, Dtype, Input, invalid, json, le_bytes};
 use crate::error::Result;
 use crate::layout::{Granularity, RangeUnits};
 use crate::quantized::Quantized;
 use crate::scheme::Scheme;
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
 
 /// The metadata's key.
@@ -26,16 +29,25 @@ pub struct Source {
     pub shape: Vec<usize>,
     /// The type before.
     pub dtype: Dtype,
+    /// The digest of what it became, if the file says it.
+    pub digest: Option<Digest>,
 }
 
-/// The quantized tensors of a file, by name.
+/// What a file says about its quantized tensors.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Sources(pub BTreeMap<String, Source>);
+pub struct Sources {
+    /// The tensors, by name.
+    pub tensors: BTreeMap<String, Source>,
+    /// The digest of all of them, if the file says it.
+    pub digest: Option<Digest>,
+}
 
 /// The metadata's JSON; the order of the fields is the order in the file.
 #[derive(Serialize, Deserialize)]
 struct Description {
     version: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    digest: Option<Digest>,
     tensors: BTreeMap<String, Described>,
 }
 
@@ -45,6 +57,8 @@ struct Described {
     granularity: String,
     shape: Vec<usize>,
     dtype: Dtype,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    digest: Option<Digest>,
 }
 
 fn scale_name(name: &str) -> String {
@@ -63,6 +77,11 @@ pub fn parts(name: &str, source: &Source) -> Result<[(String, Dtype, Vec<usize>)
     Ok([(name.to_owned(), Dtype::I8, source.shape.clone()), (scale_name(name), Dtype::F32, scale_shape)])
 }
 
+/// The bytes that [`parts`] are stored as.
+pub fn part_bytes(q: &Quantized) -> [Cow<'_, [u8]>; 2] {
+    [Cow::Borrowed(q.codes()), le_bytes(q.scales())]
+}
+
 impl Sources {
     /// The metadata's value.
     ///
@@ -74,9 +93,11 @@ impl Sources {
             granularity: source.granularity.to_string(),
             shape: source.shape.clone(),
             dtype: source.dtype,
+            digest: source.digest,
         };
-        let tensors = self.0.iter().map(|(name, source)| (name.clone(), described(source))).collect();
-        serde_json::to_string(&Description { version: VERSION, tensors }).map_err(|e| e.to_string())
+        let tensors = self.tensors.iter().map(|(name, source)| (name.clone(), described(source))).collect();
+        let description = Description { version: VERSION, digest: self.digest, tensors };
+        serde_json::to_string(&description).map_err(|e| e.to_string())
     }
 
     /// What a file says about its quantized tensors, checked against the tensors that it holds; `None` when it
@@ -92,7 +113,7 @@ impl Sources {
         if description.version != VERSION {
             return Err(refuse(format!("version {}; this program reads version {VERSION}", description.version)));
         }
-        let mut sources = Self::default();
+        let mut sources = Self { tensors: BTreeMap::new(), digest: description.digest };
         for (name, described) in description.tensors {
             let refuse = |message: String| refuse(format!("tensor {name:?}: {message}"));
             let source = Source {
@@ -100,6 +121,7 @@ impl Sources {
                 granularity: described.granularity.parse().map_err(|e: crate::Error| refuse(e.to_string()))?,
                 shape: described.shape,
                 dtype: described.dtype,
+                digest: described.digest,
             };
             for (part, dtype, shape) in parts(&name, &source).map_err(|e| refuse(e.to_string()))? {
                 match input.tensor(&part) {
@@ -113,9 +135,9 @@ impl Sources {
                     None => return Err(refuse(format!("the file holds no {part:?}"))),
                 }
             }
-            sources.0.insert(name, source);
+            sources.tensors.insert(name, source);
         }
-        match sources.0.keys().find(|name| sources.0.contains_key(&scale_name(name))) {
+        match sources.tensors.keys().find(|name| sources.tensors.contains_key(&scale_name(name))) {
             Some(name) => Err(refuse(format!("{:?} is a tensor and the scale of another", scale_name(name)))),
             None => Ok(Some(sources)),
         }
@@ -132,13 +154,18 @@ impl Sources {
 
     /// The bytes that a quantized tensor takes beside its codes.
     pub fn companion_bytes(&self, input: &Input, name: &str) -> u64 {
-        let scale = self.0.get(name).and_then(|_| input.tensor(&scale_name(name)));
-        scale.map_or(0, |scale| scale.bytes.len() as u64)
+        self.stored(input, name).map_or(0, |[_, scales]| scales.len() as u64)
     }
 
     /// The names of the tensors that hold scales and not data of their own.
     pub fn companions(&self) -> HashSet<String> {
-        self.0.keys().map(|name| scale_name(name)).collect()
+        self.tensors.keys().map(|name| scale_name(name)).collect()
+    }
+
+    /// The bytes of a quantized tensor's [`parts`], whatever they are; `None` when the file has none of this name.
+    pub fn stored<'a>(&self, input: &'a Input, name: &str) -> Option<[&'a [u8]; 2]> {
+        self.tensors.get(name)?;
+        Some([input.tensor(name)?.bytes, input.tensor(&scale_name(name))?.bytes])
     }
 
     /// Reads a quantized tensor; `None` when the file has none of this name.
@@ -146,7 +173,7 @@ impl Sources {
     /// # Errors
     /// [`Error::File`](crate::Error::File) when its scales are not positive and finite.
     pub fn load(&self, input: &Input, name: &str) -> Result<Option<Quantized>> {
-        let Some(source) = self.0.get(name) else { return Ok(None) };
+        let Some(source) = self.tensors.get(name) else { return Ok(None) };
         let (Some(codes), Some(scales)) = (input.tensor(name), input.tensor(&scale_name(name))) else {
             return Ok(None);
         };

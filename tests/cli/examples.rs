@@ -9,8 +9,12 @@ fn the_worked_example_comes_out_bit_for_bit_from_a_npy() {
     let folder = Folder::new();
     folder.write_npy("x.npy", &[5], &X);
     folder.run("quantize x.npy -o q.safetensors --scheme int8-minmax --json report.json").expect(0);
-    let description =
-        r#"{"version":1,"tensors":{"x":{"scheme":"int8-minmax","granularity":"tensor","shape":[5],"dtype":"F32"}}}"#;
+    // Both digests are Python's hashlib's.
+    let description = concat!(
+        r#"{"version":1,"digest":"15e12cd556bc4839f1e1a46cabc68734807705153b584c71a735ec37ff87667a","#,
+        r#""tensors":{"x":{"scheme":"int8-minmax","granularity":"tensor","shape":[5],"dtype":"F32","#,
+        r#""digest":"40f5c07a6db65023ca9c521a6d37e4bec9f259ac30acb54ced172e858367f8cd"}}}"#
+    );
     let escaped = description.replace('"', r#"\""#);
     let header = format!(
         r#"{{"__metadata__":{{"wgpu_quant":"{escaped}"}},"x.scale":{{"dtype":"F32","shape":[],"data_offsets":[0,4]}},"x":{{"dtype":"I8","shape":[5],"data_offsets":[4,9]}}}}"#
@@ -87,7 +91,10 @@ fn a_round_trip_keeps_names_copies_and_other_metadata() {
     let mut quantized = folder.metadata("q.safetensors");
     let description: Value = serde_json::from_str(&quantized.remove("wgpu_quant").unwrap()).unwrap();
     assert_eq!(quantized, std::mem::take(&mut metadata));
-    let expected = json!({"scheme": "int8-absmax", "granularity": "channel=0", "shape": [2, 1, 2], "dtype": "F16"});
+    let digest = &description["tensors"]["conv.weight"]["digest"];
+    let expected = json!({
+        "scheme": "int8-absmax", "granularity": "channel=0", "shape": [2, 1, 2], "dtype": "F16", "digest": digest
+    });
     assert_eq!(description["tensors"]["conv.weight"], expected);
 }
 

@@ -7,6 +7,7 @@ mod reports;
 mod safety;
 #[cfg(feature = "gpu")]
 mod selftest;
+mod verify;
 
 use safetensors::SafeTensors;
 use serde_json::Value;
@@ -64,7 +65,8 @@ impl Folder {
 
     /// Runs the tool here with the words of `line`, on the CPU where it computes.
     fn run(&self, line: &str) -> Run {
-        let computes = ["quantize ", "dequantize ", "compare "].iter().any(|command| line.starts_with(command));
+        let computes =
+            ["quantize ", "dequantize ", "compare ", "verify "].iter().any(|command| line.starts_with(command));
         self.run_args(
             line.split_whitespace().chain(if computes { &["--device", "cpu"][..] } else { &[] }.iter().copied()),
         )

@@ -18,7 +18,7 @@ fn the_report_has_the_promised_keys_and_compare_repeats_it() {
     assert_eq!(report["device"]["name"], "cpu");
     assert_eq!(
         keys(&report["tensors"][0]),
-        "bytes_in bytes_out clipped dtype granularity inf max_abs_error mean_abs_error mse name nan nonfinite_out reason \
+        "bytes_in bytes_out clipped digest dtype granularity inf max_abs_error mean_abs_error mse name nan nonfinite_out reason \
          scheme shape sqnr_db status"
     );
     let row = &report["tensors"][0];
@@ -147,9 +147,11 @@ fn inspect_shows_a_quantized_tensor_as_one() {
     let listing = folder.run("inspect q.safetensors --json").expect(0).json();
     let rows = listing["tensors"].as_array().unwrap();
     assert_eq!(rows.len(), 8);
+    let description: Value = serde_json::from_str(&folder.metadata("q.safetensors")["wgpu_quant"]).unwrap();
     let expected = json!({
         "name": "fc1.weight", "shape": [4, 16], "dtype": "F32", "stored": "I8", "scheme": "int8-absmax",
-        "granularity": "channel=0", "bytes": 80, "bits_per_weight": 10.0
+        "granularity": "channel=0", "bytes": 80, "bits_per_weight": 10.0,
+        "digest": description["tensors"]["fc1.weight"]["digest"]
     });
     assert_eq!(rows.iter().find(|row| row["name"] == "fc1.weight"), Some(&expected));
     assert_eq!(listing["totals"]["quantized"], 5);

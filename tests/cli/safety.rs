@@ -114,6 +114,8 @@ fn wrong_usage_ends_with_2() {
         "compare x.npy q.safetensors --min-sqnr nan",
         "compare x.npy q.safetensors --min-sqnr high",
         "inspect",
+        "verify x.npy",
+        "verify x.npy q.safetensors --json -q",
         "devices x",
     ] {
         let run = folder.run(line).expect(2);
@@ -144,7 +146,7 @@ fn help_names_every_flag() {
         assert!(help.contains(flag), "{flag}");
     }
     let help = folder.run("--help").expect(0).stdout;
-    for command in ["quantize", "dequantize", "inspect", "compare", "devices", "Exit codes"] {
+    for command in ["quantize", "dequantize", "inspect", "compare", "verify", "devices", "Exit codes"] {
         assert!(help.contains(command), "{command}");
     }
 }
