@@ -10,6 +10,8 @@
 
 #[path = "../tests/common/corpus.rs"]
 mod corpus;
+#[path = "../src/rng.rs"]
+mod rng;
 
 use rayon::prelude::*;
 use std::collections::BTreeMap;

@@ -4,7 +4,7 @@ use crate::cpu;
 use crate::device::{Computed, DeviceInfo};
 use crate::error::{Error, Result};
 #[cfg(feature = "gpu")]
-use crate::gpu::{AdapterDescription, Gpu, Select};
+use crate::gpu::{Gpu, Select};
 use crate::layout::Tensor;
 use crate::loss::Loss;
 use crate::quantized::{QuantizeOutput, Quantized, Spec};
@@ -86,14 +86,8 @@ impl Backend {
 
     #[cfg(feature = "gpu")]
     fn adapters() -> Vec<(DeviceInfo, Result<Self>)> {
-        let open = |(index, AdapterDescription { info, unfit, .. })| {
-            let opened = match unfit {
-                Some(reason) => Err(Error::UnfitAdapter { adapter: info.name.clone(), reason }),
-                None => Gpu::open(&Select::Index(index)).map(|gpu| Self::gpu(gpu, "all were asked for")),
-            };
-            (info, opened)
-        };
-        Gpu::adapters().into_iter().enumerate().map(open).collect()
+        let chosen = |gpu| Self::gpu(gpu, "all were asked for");
+        Gpu::open_all().into_iter().map(|(info, gpu)| (info, gpu.map(chosen))).collect()
     }
 
     #[cfg(not(feature = "gpu"))]

@@ -12,6 +12,8 @@ pub mod gpu;
 mod layout;
 pub mod loss;
 mod quantized;
+#[cfg(any(test, feature = "gpu"))]
+mod rng;
 mod scheme;
 #[cfg(feature = "gpu")]
 pub mod selftest;

@@ -6,6 +6,8 @@
 mod corpus;
 #[path = "common/oracle.rs"]
 mod oracle;
+#[path = "../src/rng.rs"]
+mod rng;
 
 use approx::abs_diff_eq;
 use corpus::{Rng, gauss};

@@ -9,6 +9,8 @@
 
 #[path = "common/corpus.rs"]
 mod corpus;
+#[path = "../src/rng.rs"]
+mod rng;
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use std::arch::asm;

@@ -1,7 +1,7 @@
 //! `wgpu-quant selftest`
 
 use super::args::SelftestArgs;
-use super::report;
+use super::report::{self, DeviceName};
 use super::table::{self, Align};
 use super::{Code, Outcome, printable};
 use serde::Serialize;
@@ -17,11 +17,8 @@ struct Listing {
 
 #[derive(Debug, Serialize)]
 struct Device {
-    index: Option<usize>,
-    name: String,
-    backend: String,
-    r#type: String,
-    driver: String,
+    #[serde(flatten)]
+    name: DeviceName,
     /// Null when the device could not run the test.
     exact: Option<bool>,
     cases: u64,
@@ -61,12 +58,14 @@ pub(crate) fn run(args: &SelftestArgs) -> Result<Outcome> {
         let result = gpu.and_then(|gpu| selftest::run(&gpu, schemes));
         results.push((info, result));
     }
-    let code = match () {
-        () if results.iter().any(|(_, result)| result.as_ref().is_ok_and(|report| !report.is_exact())) => {
-            Code::Difference
-        }
-        () if results.iter().any(|(_, result)| result.is_err()) => Code::Failed,
-        () => Code::Done,
+    let wrong = |result: &Result<Selftest>| result.as_ref().is_ok_and(|report| !report.is_exact());
+    let failed = |result: &Result<Selftest>| !matches!(result, Ok(_) | Err(Error::UnfitAdapter { .. }));
+    let code = if results.iter().any(|(_, result)| wrong(result)) {
+        Code::Difference
+    } else if results.iter().any(|(_, result)| failed(result)) {
+        Code::Failed
+    } else {
+        Code::Done
     };
     let text = if args.json {
         report::json(&Listing { version: 1, devices: results.into_iter().map(device).collect() })?
@@ -80,11 +79,7 @@ pub(crate) fn run(args: &SelftestArgs) -> Result<Outcome> {
 fn adapters(wanted: &str) -> Result<Vec<(DeviceInfo, Result<Gpu>)>> {
     let select = match wanted {
         "all" => {
-            let open = |info: DeviceInfo| {
-                let select = info.index.map_or(Select::Best, Select::Index);
-                (info, Gpu::open(&select))
-            };
-            let all: Vec<_> = Gpu::adapters().into_iter().map(|adapter| open(adapter.info)).collect();
+            let all = Gpu::open_all();
             // With none, to open the best tells why.
             return if all.is_empty() { Gpu::open(&Select::Best).map(|_| all) } else { Ok(all) };
         }
@@ -100,7 +95,6 @@ fn adapters(wanted: &str) -> Result<Vec<(DeviceInfo, Result<Gpu>)>> {
 }
 
 fn device((info, result): (DeviceInfo, Result<Selftest>)) -> Device {
-    let DeviceInfo { index, name, backend, device_type, driver, .. } = info;
     let (report, error) = match result {
         Ok(report) => (Some(report), None),
         Err(error) => (None, Some(error.to_string())),
@@ -113,11 +107,7 @@ fn device((info, result): (DeviceInfo, Result<Selftest>)) -> Device {
         differing_words: row.differing_words,
     });
     Device {
-        index,
-        name,
-        backend,
-        r#type: device_type,
-        driver,
+        name: info.into(),
         exact: report.as_ref().map(Selftest::is_exact),
         cases: report.as_ref().map_or(0, Selftest::cases),
         words: report.as_ref().map_or(0, Selftest::words),
@@ -146,7 +136,9 @@ fn difference(difference: &Difference) -> DifferenceRow {
 fn to_text(info: &DeviceInfo, result: &Result<Selftest>) -> String {
     let report = match result {
         Ok(report) => report,
-        Err(error) => return format!("{} failed: {}\n", printable(&info.to_string()), printable(&error.to_string())),
+        Err(error) => {
+            return format!("{} was not tested: {}\n", printable(&info.to_string()), printable(&error.to_string()));
+        }
     };
     let columns = [
         ("kernel", Align::Left),

@@ -97,6 +97,19 @@ impl Gpu {
         pollster::block_on(adapters())
     }
 
+    /// Every adapter of this machine, opened, or with what keeps it from that: [`Error::UnfitAdapter`] of one that
+    /// cannot run the kernels.
+    pub fn open_all() -> Vec<(DeviceInfo, Result<Self>)> {
+        let open = |(index, AdapterDescription { info, unfit, .. })| {
+            let opened = match unfit {
+                Some(reason) => Err(Error::UnfitAdapter { adapter: info.name.clone(), reason }),
+                None => Self::open(&Select::Index(index)),
+            };
+            (info, opened)
+        };
+        Self::adapters().into_iter().enumerate().map(open).collect()
+    }
+
     /// Runs on a caller's device. No handler is installed on it: its errors beyond these calls, and its loss,
     /// stay the caller's to watch.
     pub fn from_device(device: wgpu::Device, queue: wgpu::Queue) -> Self {

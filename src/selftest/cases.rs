@@ -1,7 +1,7 @@
 //! The hard cases: inputs at the borders of every rounding, shift, carry and tile.
 
-use super::rng::Rng;
 use crate::layout::Granularity;
+use crate::rng::Rng;
 use crate::scheme::Scheme;
 
 /// Every run makes the same cases.

@@ -2,9 +2,7 @@
 //! benchmarks use it too, each a part of it.
 #![allow(dead_code, reason = "no user needs all of it")]
 
-#[path = "../../src/selftest/rng.rs"]
-mod rng;
-pub(crate) use rng::Rng;
+pub(crate) use crate::rng::Rng;
 
 /// Near enough to a normal distribution.
 pub(crate) fn gauss(rng: &mut Rng) -> f32 {

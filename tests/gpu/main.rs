@@ -6,6 +6,8 @@
 
 #[path = "../common/corpus.rs"]
 mod corpus;
+#[path = "../../src/rng.rs"]
+mod rng;
 
 mod device;
 mod equality;
@@ -77,17 +79,13 @@ fn subjects() -> Result<Vec<Arc<Subject>>, Error> {
         let gpu = Gpu::open(&Select::from_env())?;
         return Ok(vec![Arc::new(Subject::new(gpu.info().clone(), Ok(gpu)))]);
     }
-    let fit = Gpu::adapters().into_iter().filter(|adapter| adapter.unfit.is_none());
-    Ok(fit.map(|adapter| Arc::new(Subject::new(adapter.info.clone(), open(&adapter.info)))).collect())
-}
-
-fn open(info: &DeviceInfo) -> Result<Gpu, Error> {
-    Gpu::open(&Select::Index(info.index.expect("an adapter of this machine has an index")))
+    let fit = Gpu::open_all().into_iter().filter(|(_, gpu)| !matches!(gpu, Err(Error::UnfitAdapter { .. })));
+    Ok(fit.map(|(info, gpu)| Arc::new(Subject::new(info, gpu))).collect())
 }
 
 /// The same adapter as another device.
 fn another(gpu: &Gpu) -> Gpu {
-    open(gpu.info()).unwrap()
+    Gpu::open(&Select::Index(gpu.info().index.expect("an adapter of this machine has an index"))).unwrap()
 }
 
 fn main() -> ExitCode {

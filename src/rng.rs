@@ -1,4 +1,5 @@
 //! A small generator of random numbers; the same numbers on every machine.
+#![allow(dead_code, reason = "no user needs all of it")]
 
 /// `xorshift64*`, seeded.
 pub(crate) struct Rng(u64);
