@@ -1,8 +1,12 @@
 //! Every composed shader, without a GPU: it parses, it validates, it holds no float in any language that it
-//! is translated to, and its uniform is laid out as Rust's. Writes each text to `target/shaders/`.
+//! is translated to, it relies on no more than a closed list of integer operations, each within what every
+//! driver must agree on, and its uniform is laid out as Rust's. Writes each text to `target/shaders/`.
 #![cfg(feature = "gpu")]
 
 mod floats;
+mod integers;
+mod intervals;
+mod lint;
 
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use naga::{Module, TypeInner};
