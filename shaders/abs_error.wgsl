@@ -65,6 +65,6 @@ fn abs_error(
     let unit = place(tile * TILE_ELEMS).unit;
     for (var slot = lane; slot < SLOTS; slot += WORKGROUP) {
         largest = atomicLoad(&slots[slot]);
-        flush_unit((unit + slot) % params.units);
+        flush_unit(around(unit + slot));
     }
 }

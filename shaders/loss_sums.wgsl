@@ -42,8 +42,8 @@ fn visit_loss(b: u32, q: i32) {
         return;
     }
     let d = distance_on_grid(b, out, grid);
-    let size = u32(abs(d));
-    let k = u32(abs(q));
+    let size = unsigned_abs(d);
+    let k = unsigned_abs(q);
     abs_sum = add_wide(abs_sum, vec2<u32>(size, 0u));
     noise_sum = add_wide(noise_sum, vec2<u32>(size * size, mul_hi(size, size)));
     codes_sum += k * k;
@@ -119,7 +119,7 @@ fn drain_loss(tile: u32, lane: u32) {
     let first = place(tile * TILE_ELEMS).unit;
     for (var slot = lane; slot < SLOTS; slot += WORKGROUP) {
         let source = slot * SUM_WORDS;
-        let to = (first + slot) % params.units * LOSS_WORDS;
+        let to = around(first + slot) * LOSS_WORDS;
         let largest = atomicLoad(&loss_slots[source + MAX_AT]);
         if (largest != 0u) { atomicMax(&losses[to + MAX_AT], largest); }
         var carry = 0u;

@@ -72,6 +72,6 @@ fn min_max(
     for (var slot = lane; slot < SLOTS; slot += WORKGROUP) {
         hi = atomicLoad(&slots[2u * slot]);
         lo = atomicLoad(&slots[2u * slot + 1u]);
-        flush_unit((first + slot) % params.units);
+        flush_unit(around(first + slot));
     }
 }

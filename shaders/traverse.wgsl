@@ -20,9 +20,13 @@ struct Place { unit: u32, run: u32, left: u32 }
 fn place(i: u32) -> Place {
     if (i < params.first_left) { return Place(params.first_unit, 0u, params.first_left - i); }
     let j = i - params.first_left;
-    let r = j / params.run;
-    return Place((params.first_unit + 1u + r) % params.units, 1u + r, params.run - (j - r * params.run));
+    let run = max(params.run, 1u);      // never 0; `max` shows it
+    let r = j / run;
+    return Place(around(params.first_unit + 1u + r), 1u + r, run - (j - r * run));
 }
+
+// The n-th unit, where the first follows the last. Their count is never 0; `max` shows it.
+fn around(n: u32) -> u32 { return n % max(params.units, 1u); }
 
 fn tile_of(group: vec3<u32>, groups: vec3<u32>) -> u32 { return group.x + group.y * groups.x; }
 

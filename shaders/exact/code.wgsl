@@ -33,8 +33,8 @@ fn base(s: u32) -> u32 { return ((s >> 23u) - 1u) << 23u; }
 // The pattern of k * s truncated, above base(s): it has code k, and so has all that clamps to it.
 fn window(k: u32, ms: u32, es: i32, s: u32) -> u32 {
     let p = k * ms;
-    let down = 8u - countLeadingZeros(p);
-    let pattern = (bitcast<u32>(es + bitcast<i32>(down) + 149) << 23u) + (p >> (down & 31u));
+    let down = 8u - countLeadingZeros(p | HIDDEN);      // p is 2^23 or more, so the count is that of p
+    let pattern = (bitcast<u32>(es + bitcast<i32>(down) + 149) << 23u) + (p >> down);
     return pattern - base(s);
 }
 
@@ -154,7 +154,7 @@ fn encode(b: u32, r: Recipe) -> i32 {
         let full = min(quotient(a, r), cap);
         k = select(select(full, cap, a == INF), 0u, a > INF);
     }
-    return select(bitcast<i32>(k), -bitcast<i32>(k), neg);
+    return bitcast<i32>(select(k, 0u - k, neg));
 }
 
 // Whether b is finite and its rounded quotient lies outside the codes.
@@ -165,7 +165,7 @@ fn is_clipped(b: u32, r: Recipe) -> bool {
 
 // x' = q * s, rounded once.
 fn decode(q: i32, s: u32) -> u32 {
-    return mul_int(select(0u, SIGN, q < 0), u32(abs(q)), s);
+    return mul_int(select(0u, SIGN, q < 0), unsigned_abs(q), s);
 }
 
 // |x' - x|, one rounded subtraction, of any two patterns; every NaN is 0x7fc00000.

@@ -2,8 +2,9 @@
 // operation: WGSL lets `/` be 2.5 ULP off, lets `+ - *` round either way, and lets subnormals be flushed and
 // NaN be assumed away, while u32 arithmetic is exact and wraps. Twin: src/exact/float.rs, the same functions.
 //
-// Relied on: wrapping u32 `+ - *`, shifts by 0 to 31, countLeadingZeros of non-zero values. `select` computes
-// both its operands, so that shifts are in range on the side not taken too.
+// Relied on: wrapping u32 `+ - *`, i32 that never overflows, shifts by 0 to 31, countLeadingZeros of non-zero
+// values; each must show at its place, and tests/shaders/lint.rs finds where it does not. `select` computes both
+// its operands, so that shifts are in range on the side not taken too.
 
 const INF = 0x7f800000u;          // larger magnitudes are NaN
 const MAGNITUDE = 0x7fffffffu;    // everything but the sign
@@ -113,6 +114,12 @@ fn add(a: u32, b: u32) -> u32 {
 }
 
 fn sub(a: u32, b: u32) -> u32 { return add(a, b ^ SIGN); }
+
+// |q|, of the least i32 too, where `abs` overflows.
+fn unsigned_abs(q: i32) -> u32 {
+    let k = bitcast<u32>(q);
+    return select(k, 0u - k, q < 0);
+}
 
 // The high word of a * b; the low word is the wrapping product.
 fn mul_hi(a: u32, b: u32) -> u32 {

@@ -1,7 +1,9 @@
 //! From a value to its code and back, on bit patterns; twin of `shaders/exact/code.wgsl`, which holds the
 //! proof.
 
-use super::float::{INF, MAGNITUDE, add, div, from_int, is_finite, mul_hi, mul_int, parts, shift_right_rne, sub};
+use super::float::{
+    INF, MAGNITUDE, add, div, from_int, is_finite, mul_hi, mul_int, parts, shift_right_rne, sub, unsigned_abs,
+};
 
 /// What a scale becomes before it meets elements.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -134,7 +136,7 @@ pub(crate) fn encode(b: u32, r: &Recipe, qmin: i32, qmax: i32) -> i32 {
             full
         }
     };
-    if neg { -k.cast_signed() } else { k.cast_signed() }
+    (if neg { 0u32.wrapping_sub(k) } else { k }).cast_signed()
 }
 
 pub(crate) fn is_clipped(b: u32, r: &Recipe) -> bool {
@@ -144,7 +146,7 @@ pub(crate) fn is_clipped(b: u32, r: &Recipe) -> bool {
 
 pub(crate) fn decode(q: i32, s: u32) -> u32 {
     let sign = if q < 0 { 0x8000_0000 } else { 0 };
-    mul_int(sign, q.unsigned_abs(), s)
+    mul_int(sign, unsigned_abs(q), s)
 }
 
 /// `|x' - x|`, one rounded subtraction, of any two patterns.

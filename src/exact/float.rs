@@ -113,6 +113,10 @@ pub(crate) fn sub(a: u32, b: u32) -> u32 {
     add(a, b ^ SIGN)
 }
 
+pub(crate) fn unsigned_abs(q: i32) -> u32 {
+    q.unsigned_abs()
+}
+
 pub(crate) fn mul_hi(a: u32, b: u32) -> u32 {
     let (al, ah, bl, bh) = (a & 0xffff, a >> 16, b & 0xffff, b >> 16);
     let mid = ah * bl + ((al * bl) >> 16);
