@@ -122,9 +122,9 @@ fn drain_loss(tile: u32, lane: u32) {
         let to = around(first + slot) * LOSS_WORDS;
         let largest = atomicLoad(&loss_slots[source + MAX_AT]);
         if (largest != 0u) { atomicMax(&losses[to + MAX_AT], largest); }
+        // No sum overflows its words, so that none carries into the next; what leaves the last, signed one is dropped.
         var carry = 0u;
         for (var w = ABS_AT; w < SUM_WORDS; w++) {
-            if (w == NOISE_AT || w == CODES_AT || w == CROSS_AT) { carry = 0u; }
             carry = add_word(false, to + w, atomicLoad(&loss_slots[source + w]), carry);
         }
     }

@@ -1,6 +1,6 @@
 //! The hard cases: inputs at the borders of every rounding, shift, carry and tile.
 
-use crate::layout::Granularity;
+use crate::layout::{Granularity, RangeUnits};
 use crate::rng::Rng;
 use crate::scheme::Scheme;
 
@@ -129,20 +129,21 @@ pub(super) fn given_scales(scheme: Scheme) -> [Case; 2] {
     ]
 }
 
-/// Codes and scales from elsewhere: every code of a byte with every scale, and values that have little to do
-/// with them.
+/// Codes and scales from elsewhere: the codes of a byte with each scale, and values that have little to do with them.
 pub(super) fn foreign_codes() -> (Case, Vec<u8>) {
     let mut rng = Rng::new(SEED + 1);
     let scales = scale_bits(&mut rng);
-    let codes = (0..SCALES * 256).map(|i| i as u8).collect();
-    let x = (0..SCALES * 256).map(|i| match i % 3 {
+    // An odd number of codes in all, so that the last word is not full.
+    let (rows, columns) = (SCALES - 1, VALUES - 1);
+    let codes = (0..rows * columns).map(|i| i as u8).collect();
+    let x = (0..rows * columns).map(|i| match i % 3 {
         0 => rng.float_bits(),
         1 => special(&mut rng, i / 3),
-        _ => at_distance(&mut rng, scales[i / 256], i / 3),
+        _ => at_distance(&mut rng, scales[i / columns], i / 3),
     });
     let x = x.collect();
-    let case = Case::new("any values, every code, each scale", x, &[SCALES, 256], Granularity::Channel(0));
-    (Case { scales: Some(floats(scales)), ..case }, codes)
+    let case = Case::new("any values, every code, each scale", x, &[rows, columns], Granularity::Channel(0));
+    (Case { scales: Some(floats(scales[..rows].to_vec())), ..case }, codes)
 }
 
 /// Ranges: every pair of edges, every distance of the exponents with every sign, and random ones.
@@ -224,21 +225,29 @@ pub(super) fn contention() -> [Case; 2] {
     ]
 }
 
-/// Shapes whose chunks and slabs begin and end inside vectors, runs and repeats.
+/// Shapes whose chunks and slabs begin and end inside vectors, runs and repeats, with scales of their own and without.
 pub(super) fn cut() -> Vec<Case> {
     let mut rng = Rng::new(SEED + 5);
-    let shapes: [(&[usize], Granularity); 4] = [
+    let shapes: [(&[usize], Granularity); 5] = [
         (&[5003], Granularity::Tensor),
+        (&[20_011], Granularity::Tensor),
         (&[13, 331], Granularity::Channel(0)),
         (&[3, 17, 101], Granularity::Channel(1)),
         (&[40, 23], Granularity::Channel(1)),
     ];
-    let case = |(shape, granularity): (&[usize], Granularity)| {
-        let bits = (0..shape.iter().product()).map(|i| match i % 16 {
-            7 => special(&mut rng, i / 16),
+    let mut cases = vec![];
+    for (shape, granularity) in shapes {
+        let bits = (0..shape.iter().product()).map(|i| match i % 4 {
+            3 => special(&mut rng, i / 4),
             _ => (rng.next_u32() & 0x83ff_ffff) | 0x3c00_0000,
         });
-        Case::new("small chunks, slabs and dispatches", bits.collect(), shape, granularity)
-    };
-    shapes.map(case).into()
+        let bits: Vec<u32> = bits.collect();
+        let name = "small chunks, slabs and dispatches";
+        cases.push(Case::new(name, bits.clone(), shape, granularity));
+        // Each shape has the axis that it is cut along.
+        let units = RangeUnits::new(shape, granularity).map_or(0, |units| units.units);
+        let scales = Some((0..units).map(|unit| 0.01 * (unit % 97 + 1) as f32).collect());
+        cases.push(Case { scales, ..Case::new(name, bits, shape, granularity) });
+    }
+    cases
 }

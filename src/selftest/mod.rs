@@ -132,7 +132,8 @@ impl fmt::Display for Selftest {
 /// # Errors
 /// Those of the [`Gpu`]'s calls, when the device cannot run a case at all.
 pub fn run(gpu: &Gpu, schemes: &[Scheme]) -> Result<Selftest> {
-    let cut = [gpu.cut(1000, 7, 9), gpu.cut(68, 60, 65_535)];
+    // Chunks shorter than a tile, a little longer than one, and of a few vectors.
+    let cut = [gpu.cut(1000, 7, 9), gpu.cut(4100, 60, 65_535), gpu.cut(68, 60, 65_535)];
     let cut: Vec<&dyn Path> = cut.iter().map(|gpu| gpu as &dyn Path).collect();
     compare(gpu, &cut, gpu.tuning().workgroup, gpu.info(), schemes)
 }
