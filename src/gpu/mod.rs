@@ -46,7 +46,7 @@ pub struct Gpu {
     queue: wgpu::Queue,
     limits: wgpu::Limits,
     tuning: Tuning,
-    pipelines: Mutex<HashMap<(Kernel, Scheme), wgpu::ComputePipeline>>,
+    pipelines: Arc<Mutex<HashMap<(Kernel, Scheme), wgpu::ComputePipeline>>>,
     lost: Arc<Mutex<Option<String>>>,
     submissions: AtomicU64,
     readbacks: AtomicU64,
@@ -129,7 +129,7 @@ impl Gpu {
             queue,
             limits,
             tuning: Tuning::default().workgroup(workgroup),
-            pipelines: Mutex::default(),
+            pipelines: Arc::default(),
             lost: Arc::default(),
             submissions: AtomicU64::new(0),
             readbacks: AtomicU64::new(0),
@@ -151,15 +151,14 @@ impl Gpu {
         within("chunk in vectors of 4 elements", tuning.chunk_elems / 4, 1 << 26)?;
         within("slab in range units", saturate(tuning.slab_units), u32::MAX)?;
         within("dispatch in workgroups per dimension", tuning.workgroups_per_dimension, u32::MAX)?;
-        Ok(Self { tuning, pipelines: Mutex::default(), ..self })
+        Ok(Self { tuning, pipelines: Arc::default(), ..self })
     }
 
-    /// The same device with smaller chunks, slabs and dispatches, and the kernels compiled so far.
+    /// The same device with smaller chunks, slabs and dispatches, and the same compiled kernels.
     pub(crate) fn cut(&self, chunk_elems: u32, slab_units: usize, workgroups_per_dimension: u32) -> Self {
         let tuning = Tuning { chunk_elems, slab_units, workgroups_per_dimension, ..self.tuning };
         let gpu = Self::with_info(self.device.clone(), self.queue.clone(), self.info.clone());
-        let pipelines = Mutex::new(lock(&self.pipelines).clone());
-        Self { tuning, pipelines, lost: Arc::clone(&self.lost), ..gpu }
+        Self { tuning, pipelines: Arc::clone(&self.pipelines), lost: Arc::clone(&self.lost), ..gpu }
     }
 
     /// What this is.
