@@ -115,7 +115,8 @@ impl fmt::Display for Selftest {
             return write!(f, "{device} is exact: {cases} cases, {words} words, {:.1} s", self.seconds);
         }
         let version = env!("CARGO_PKG_VERSION");
-        writeln!(f, "{device} is NOT exact: {} of {cases} cases and {words} words", self.differences.len())?;
+        let outputs = self.differences.len();
+        writeln!(f, "{device} is NOT exact: {outputs} outputs differ; {cases} cases, {words} words")?;
         writeln!(f, "wgpu-quant {version}, {} {}", std::env::consts::OS, std::env::consts::ARCH)?;
         writeln!(f, "adapter {}, type {}, backend {}", device.name, device.device_type, device.backend)?;
         write!(f, "driver {}", device.driver)?;
