@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Do the tests have teeth? Plants small faults, one at a time, and reports which tests caught each.
 
-    scripts/mutants.py                     every fault; most of an hour on two cores
+    scripts/mutants.py                     every fault; a quarter of an hour on two cores
     scripts/mutants.py --only add search   the faults whose name holds one of these words
     scripts/mutants.py --check             only whether each fault still fits the source
     scripts/mutants.py --output FILE       also write the table, as Markdown

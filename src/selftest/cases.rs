@@ -135,7 +135,7 @@ pub(super) fn foreign_codes() -> (Case, Vec<u8>) {
     let scales = scale_bits(&mut rng);
     // An odd number of codes in all, so that the last word is not full.
     let (rows, columns) = (SCALES - 1, VALUES - 1);
-    let codes = (0..rows * columns).map(|i| i as u8).collect();
+    let codes = (1..=rows * columns).map(|i| i as u8).collect();
     let x = (0..rows * columns).map(|i| match i % 3 {
         0 => rng.float_bits(),
         1 => special(&mut rng, i / 3),
