@@ -37,11 +37,11 @@ pub enum Select {
 }
 
 impl Select {
-    /// `gpu` (or nothing) is the best adapter, a number an index, `vulkan`, `metal`, `dx12` and `gl` a backend;
+    /// `gpu` (or `auto`, or nothing) is the best adapter, a number an index, `vulkan`, `metal`, `dx12` and `gl` a backend;
     /// anything else is a part of the name.
     pub fn parse(text: &str) -> Self {
         match text.to_ascii_lowercase().as_str() {
-            "" | "gpu" => Self::Best,
+            "" | "auto" | "gpu" => Self::Best,
             "vulkan" => Self::Backend(wgpu::Backend::Vulkan),
             "metal" => Self::Backend(wgpu::Backend::Metal),
             "dx12" => Self::Backend(wgpu::Backend::Dx12),
