@@ -8,6 +8,7 @@
 
 use safetensors::SafeTensors;
 use std::error::Error;
+use wgpu_quant::file::PartBytes;
 use wgpu_quant::{Backend, Granularity, LossDetail, Scheme, Spec, Tensor};
 
 /// A fully connected layer: `weight` is row-major `[outputs, inputs]`.
@@ -38,29 +39,32 @@ fn main() -> Result<(), Box<dyn Error>> {
     let backend = Backend::open("auto")?;
     println!("{} held-out images; quantized by {}, because {}\n", labels.len(), backend.info(), backend.reason());
     println!(
-        "{:<12} {:<10} {:>9} {:>14} {:>9} {:>9}",
+        "{:<18} {:<10} {:>9} {:>14} {:>9} {:>9}",
         "weights", "per", "accuracy", "weight bytes", "of f32", "SQNR dB"
     );
 
     let weights: Vec<Vec<f32>> = layers.iter().map(|layer| layer.weight.clone()).collect();
     let f32_bytes: usize = weights.iter().map(|weight| size_of_val(&weight[..])).sum();
     let f32_accuracy = accuracy(&layers, &weights, &images, &labels);
-    println!("{:<12} {:<10} {:>8.2}% {f32_bytes:>14} {:>9} {:>9}", "f32", "-", 100.0 * f32_accuracy, "1.000", "-");
+    println!("{:<18} {:<10} {:>8.2}% {f32_bytes:>14} {:>9} {:>9}", "f32", "-", 100.0 * f32_accuracy, "1.000", "-");
 
     for &scheme in Scheme::ALL {
-        // One scale for all of a layer's weights, for each of its outputs, or for each of its inputs.
-        for granularity in [Granularity::Tensor, Granularity::Channel(0), Granularity::Channel(1)] {
+        // One scale for all of a layer's weights, for each of its outputs, for each of its inputs, or for 32 weights.
+        let granularities =
+            [Granularity::Tensor, Granularity::Channel(0), Granularity::Channel(1), Granularity::Group(32)];
+        // A cast has none.
+        for &granularity in if scheme.is_cast() { &granularities[..1] } else { &granularities } {
             let spec = Spec::new(scheme).per(granularity).loss(LossDetail::Summary);
             let (mut weights, mut bytes) = (Vec::new(), 0);
             let mut loss = wgpu_quant::LossSums::default();
             for layer in &layers {
                 let out = backend.quantize(Tensor::new(&layer.weight, &layer.shape)?, &spec)?;
-                bytes += out.tensor.codes().len() + size_of_val(out.tensor.scales());
+                bytes += PartBytes::of(&out.tensor).count();
                 loss.merge(&out.loss.as_ref().expect("asked for").sums);
                 weights.push(backend.dequantize(&out.tensor)?.value);
             }
             println!(
-                "{scheme:<12} {granularity:<10} {:>8.2}% {bytes:>14} {:>9.3} {:>9.2}",
+                "{scheme:<18} {granularity:<10} {:>8.2}% {bytes:>14} {:>9.3} {:>9.2}",
                 100.0 * accuracy(&layers, &weights, &images, &labels),
                 bytes as f64 / f32_bytes as f64,
                 loss.summary().sqnr_db.unwrap_or(f64::INFINITY),

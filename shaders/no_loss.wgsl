@@ -1,7 +1,8 @@
 // Quantize alone: the loss costs nothing.
 
-fn open_loss(unit: u32, s: u32) {}
-fn visit_loss(b: u32, q: i32) {}
+fn open_loss(unit: u32, s: u32, z: i32) {}
+fn visit_loss(b: u32, field: u32) {}
 fn flush_loss(slot: u32) {}
 fn clear_loss(lane: u32) {}
+fn know_largest(slot: u32, largest: u32) {}
 fn drain_loss(tile: u32, lane: u32) {}

@@ -1,5 +1,20 @@
-// Four codes of 8 bits to a word, the first in the lowest byte.
+// Codes in words: CODE_BITS (4, 8 or 16) each, the first in the lowest bits.
 
-fn packed(q: i32, c: u32) -> u32 { return (bitcast<u32>(q) & 0xffu) << (8u * c); }
+// Word and place of slot i.
+fn word_of(i: u32) -> u32 { return i / (32u / CODE_BITS); }
+fn shift_of(i: u32) -> u32 { return CODE_BITS * (i % (32u / CODE_BITS)); }
 
-fn code_at(word: u32, c: u32) -> i32 { return bitcast<i32>(word << (24u - 8u * c)) >> 24u; }
+// Slots 4v .. 4v + 3 from the word that holds the first of them and the next one.
+fn unpack(word: u32, next: u32, v: u32) -> vec4<u32> {
+    if (CODE_BITS == 16u) { return vec4<u32>(word, word >> 16u, next, next >> 16u) & vec4<u32>(FIELD); }
+    let low = word >> (shift_of(4u * v) & 31u);
+    return vec4<u32>(low, low >> CODE_BITS, low >> ((2u * CODE_BITS) & 31u), low >> ((3u * CODE_BITS) & 31u)) & vec4<u32>(FIELD);
+}
+
+// Two words of 16-bit codes; else one word, of 4-bit codes half a word.
+fn pack(f: vec4<u32>) -> vec2<u32> {
+    if (CODE_BITS == 16u) { return vec2<u32>(f.x | (f.y << 16u), f.z | (f.w << 16u)); }
+    return vec2<u32>(
+        f.x | (f.y << CODE_BITS) | (f.z << ((2u * CODE_BITS) & 31u)) | (f.w << ((3u * CODE_BITS) & 31u)), 0u,
+    );
+}

@@ -1,16 +1,36 @@
-// The uniform of every kernel: which part of the tensor a dispatch covers. Rust's side: Params in
-// src/gpu/shader.rs; a test compares the two.
+// The uniform of every kernel: which part of the tensor a dispatch covers, and the scheme's numbers. Rust's side:
+// Params in src/gpu/shader.rs; a test compares the two.
+//
+// A chunk is a stretch of slots: the elements, or the codes where rows of those are padded to whole bytes.
 
 struct Params {
-    elems: u32,         // elements of the chunk
-    first_unit: u32,    // the unit of its first element
-    first_left: u32,    // how many elements of that run lie in the chunk or beyond, saturated
-    run: u32,           // elements per run, saturated
-    units: u32,         // range units of the tensor
-    stride: u32,        // rows: 0; columns: the distance of an invocation's elements
-    counters: u32,      // where the chunk's counters begin
-    given: u32,         // scale: 1 when the scales are the caller's
-    with_loss: u32,     // scale: 1 when the loss will be summed with the codes
+    elems: u32,             // slots of the chunk
+    first_unit: u32,        // the range unit of its first slot
+    first_left: u32,        // how many slots of that run lie in the chunk or beyond, saturated
+    run: u32,               // slots per run, saturated
+    units: u32,             // range units of the tensor
+    stride: u32,            // rows: 0; run by run: 1; columns: the distance of an invocation's slots
+    tile_elems: u32,        // once: slots per workgroup
+    counters: u32,          // where the chunk's counters begin
+    given: u32,             // scale: 1 when the scales are the caller's
+    with_loss: u32,         // scale: 1 when the loss will be summed with the codes
+    row_slots: u32,         // rows of their own, where slots and elements differ: slots of a row, saturated; else 0
+    row_elems: u32,         // those of them that are elements
+    row_pitch: u32,         // the distance of rows in what is read
+    row_units: u32,         // runs that begin in a row, where they end with it; else 0
+    first_row_slots: u32,   // what is left of the first row, saturated
+    first_row_elems: u32,
+    first_row_runs: u32,
+    first_at: u32,          // where the first slot's element is read
+    second_row_at: u32,     // where the second row begins in what is read
+    kind: u32,              // of rule: see exact/scale.wgsl
+    qmin: i32,
+    qmax: i32,
+    divisor: u32,
+    zero_scale: u32,
+    sign_bit: u32,          // the codes' sign, in place; 0 of unsigned codes
+    has_zero_point: u32,
+    saturate: u32,          // 1 when the f16 cast takes the largest finite value for infinity
 }
 
 @group(0) @binding(0) var<uniform> params: Params;

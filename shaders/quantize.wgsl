@@ -1,33 +1,49 @@
-// Round, clamp, pack: four codes a word. Counts the clipped values. Twin: src/cpu/quantize.rs.
-// Composed with no_loss.wgsl, or with loss_sums.wgsl to sum the loss in the same pass.
+// Round, clamp, pack. Counts what is out of the ordinary. Twin: src/cpu/quantize.rs.
+// Composed with twice.wgsl or once.wgsl, and with no_loss.wgsl or loss_sums.wgsl to sum the loss in the same pass.
 
-@group(0) @binding(2) var<storage, read> x: array<vec4<u32>>;
-@group(0) @binding(3) var<storage, read> recipes: array<Recipe>;
 @group(0) @binding(4) var<storage, read_write> codes: array<u32>;
 
 var<private> bits: vec4<u32>;
-var<private> word: u32;
+var<private> fields: vec4<u32>;
+var<private> held: u32;             // the first half of a word of 4-bit codes
 var<private> unit_recipe: Recipe;
 
 fn open_unit(unit: u32) {
-    unit_recipe = recipes[unit];
-    open_loss(unit, unit_recipe.s);
+    unit_recipe = recipe_of(unit);
+    open_loss(unit, unit_recipe.s, unit_recipe.z);
 }
 
-fn load(v: u32) {
-    bits = x[v];
-    word = 0u;
-}
+fn load(v: u32) { bits = input4(v); }
+
+fn load_one(c: u32, at: u32, i: u32) { bits[c] = x1(at); }
 
 fn visit(c: u32) {
     let b = bits[c];
-    let q = encode(b, unit_recipe);
-    word |= packed(q, c);
-    clipped_elems += select(0u, 1u, is_clipped(b, unit_recipe));
-    visit_loss(b, q);
+    let field = field_of(b, unit_recipe);
+    fields[c] = field;
+    count(b, unit_recipe);
+    visit_loss(b, field);
 }
 
-fn store(v: u32) { codes[v] = word; }
+fn pad(c: u32) { fields[c] = pad_of(unit_recipe); }
+
+fn store(v: u32) {
+    let words = pack(fields);
+    fields = vec4<u32>();
+    let i = 4u * v;
+    if (CODE_BITS == 4u) {
+        if (v % 2u == 0u) {
+            held = words.x;
+        } else if (i - 4u < params.elems) {
+            codes[v / 2u] = held | (words.x << 16u);
+        }
+    } else if (CODE_BITS == 8u) {
+        if (i < params.elems) { codes[v] = words.x; }
+    } else {
+        if (i < params.elems) { codes[2u * v] = words.x; }
+        if (i + 2u < params.elems) { codes[2u * v + 1u] = words.y; }
+    }
+}
 
 fn flush_slot(slot: u32) { flush_loss(slot); }
 
@@ -41,6 +57,7 @@ fn quantize(
     clear_tally(lane);
     clear_loss(lane);
     workgroupBarrier();
+    prepare(tile, lane);
     rows(tile, lane);
     flush_tally();
     workgroupBarrier();

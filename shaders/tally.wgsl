@@ -22,6 +22,17 @@ fn flush_tally() {
     if (nonfinite_out_elems != 0u) { atomicAdd(&tally_sums[NONFINITE_OUT_ELEMS], nonfinite_out_elems); }
 }
 
+// An element that is quantized.
+fn count(b: u32, r: Recipe) {
+    let a = b & MAGNITUDE;
+    if (a >= INF) {
+        let nan = select(0u, 1u, a > INF);
+        nan_elems += nan;
+        inf_elems += 1u - nan;
+    }
+    clipped_elems += select(0u, 1u, clips(b, r));
+}
+
 fn drain_tally(lane: u32) {
     if (lane < TALLIES) {
         let sum = atomicLoad(&tally_sums[lane]);

@@ -1,28 +1,70 @@
 // Which invocation sees which elements, for every kernel that reads a tensor. A kernel defines:
-//     open_unit(unit)     what follows belongs to this range unit
-//     load(v)             the elements 4v .. 4v + 3 come next
-//     visit(c)            element c of what was loaded belongs to the open unit
-//     store(v)            all of the vector was visited
-//     flush_slot(slot)    add what was gathered since open_unit to the workgroup's slot
-// Needs from the prelude: WORKGROUP, VECS (vectors of 4 elements per invocation), MIN_RUN.
+//     open_unit(unit)         what follows belongs to this range unit
+//     load(v)                 slots 4v .. 4v + 3 come next, and each is the element of that number
+//     load_one(c, at, i)      number c will be slot i, whose element is read at `at`
+//     visit(c)                number c of what was loaded belongs to the open unit
+//     pad(c)                  number c is no element: it fills up a row
+//     store(v)                the slots 4v .. 4v + 3 were visited, those that there are
+//     flush_slot(slot)        add what was gathered since open_unit to the workgroup's slot
+// Needs from the prelude: WORKGROUP, BLOCKS (blocks of 8 slots per invocation), MIN_RUN, ONCE.
 // visit is only called with constants, so that a vector in registers is never indexed by a variable.
 //
-// The tensor is `[outer, units, inner]`; `inner` consecutive elements of one unit are a run. A dispatch
-// covers one chunk of the tensor, which may begin and end anywhere: params.wgsl says where.
+// The tensor is `[outer, units, inner]`; `inner` consecutive elements of one unit are a run. A dispatch covers one
+// chunk of the tensor, which may begin and end anywhere: params.wgsl says where. Where rows are padded, lie apart or
+// end with a short run, row_slots is not 0, and each slot is looked up by itself.
 
-const TILE_ELEMS = WORKGROUP * VECS * 4u;
-// A tile of rows sees at most this many runs.
-const SLOTS = TILE_ELEMS / MIN_RUN + 2u;
+const TILE_ELEMS = WORKGROUP * BLOCKS * 8u;
+// A tile of rows sees at most this many runs: two to a row of more than MIN_RUN, where the last run is short.
+const SLOTS = TILE_ELEMS / MIN_RUN * 2u + 3u;
 
-// Where an element of the chunk stands: its unit, the number of its run, and what is left of it.
-struct Place { unit: u32, run: u32, left: u32 }
+// Where a slot of the chunk stands: its unit, the number of its run, what is left of it, where its element is read,
+// and whether it has one.
+struct Place { unit: u32, run: u32, left: u32, at: u32, exists: bool }
 
 fn place(i: u32) -> Place {
-    if (i < params.first_left) { return Place(params.first_unit, 0u, params.first_left - i); }
-    let j = i - params.first_left;
-    let run = max(params.run, 1u);      // never 0; `max` shows it
-    let r = j / run;
-    return Place(around(params.first_unit + 1u + r), 1u + r, run - (j - r * run));
+    if (params.row_slots != 0u && params.row_units != 0u) { return place_in_row(i); }
+    var run = 0u;
+    var left = params.first_left - i;
+    if (i >= params.first_left) {
+        let j = i - params.first_left;
+        let length = max(params.run, 1u);       // never 0; `max` shows it
+        let r = j / length;
+        run = 1u + r;
+        left = length - (j - r * length);
+    }
+    let unit = around(params.first_unit + run);
+    if (params.row_slots == 0u) { return Place(unit, run, left, i, true); }
+    if (i < params.first_row_slots) {
+        return Place(unit, run, left, params.first_at + i, i < params.first_row_elems);
+    }
+    let j = i - params.first_row_slots;
+    let row = j / max(params.row_slots, 1u);
+    let column = j - row * params.row_slots;
+    return Place(unit, run, left, params.second_row_at + row * params.row_pitch + column, column < params.row_elems);
+}
+
+// The same where runs end with their row. What fills up a row belongs to its last run.
+fn place_in_row(i: u32) -> Place {
+    let length = max(params.run, 1u);
+    if (i < params.first_row_slots) {
+        let column = min(i, params.first_row_elems - 1u);
+        var run = 0u;
+        var left = params.first_left - column;
+        if (column >= params.first_left) {
+            let j = column - params.first_left;
+            run = 1u + j / length;
+            left = min(length - j % length, params.first_row_elems - column);
+        }
+        return Place(around(params.first_unit + run), run, left, params.first_at + i, i < params.first_row_elems);
+    }
+    let j = i - params.first_row_slots;
+    let row = j / max(params.row_slots, 1u);
+    let slot = j - row * params.row_slots;
+    let column = min(slot, params.row_elems - 1u);
+    let run = params.first_row_runs + row * params.row_units + column / length;
+    let left = min(length - column % length, params.row_elems - column);
+    let at = params.second_row_at + row * params.row_pitch + slot;
+    return Place(around(params.first_unit + run), run, left, at, slot < params.row_elems);
 }
 
 // The n-th unit, where the first follows the last. Their count is never 0; `max` shows it.
@@ -30,56 +72,67 @@ fn around(n: u32) -> u32 { return n % max(params.units, 1u); }
 
 fn tile_of(group: vec3<u32>, groups: vec3<u32>) -> u32 { return group.x + group.y * groups.x; }
 
-// Runs of MIN_RUN elements and more: a workgroup takes a tile of consecutive elements, 16 bytes per
+// The slots of a workgroup's tile, a multiple of 8.
+fn tile_span() -> u32 { return select(TILE_ELEMS, params.tile_elems, ONCE); }
+
+// Runs of MIN_RUN elements and more, and whatever is not reduced: a workgroup takes a tile of consecutive slots, 8 per
 // invocation at a time, and gathers per run in the slots of its workgroup memory.
 fn rows(tile: u32, lane: u32) {
-    let start = tile * TILE_ELEMS;
+    let start = tile * tile_span();
     if (start >= params.elems) { return; }
     let first = place(start);
     open_unit(first.unit);
-    let whole = first.left >= TILE_ELEMS && start + TILE_ELEMS <= params.elems;
-    if (whole) {
-        for (var k = 0u; k < VECS; k++) {
-            let v = tile * (TILE_ELEMS / 4u) + k * WORKGROUP + lane;
-            load(v);
-            visit(0u);
-            visit(1u);
-            visit(2u);
-            visit(3u);
-            store(v);
-        }
-        flush_slot(0u);
-        return;
-    }
     row = 0u;
-    for (var k = 0u; k < VECS; k++) {
-        let v = tile * (TILE_ELEMS / 4u) + k * WORKGROUP + lane;
-        let i = 4u * v;
-        if (i >= params.elems) { break; }
-        load(v);
-        enter(i, first.run);
-        if (row_left >= 4u && i + 4u <= params.elems) {
-            visit(0u);
-            visit(1u);
-            visit(2u);
-            visit(3u);
-        } else {
-            visit(0u);
-            visit_next(i + 1u, 1u, first.run);
-            visit_next(i + 2u, 2u, first.run);
-            visit_next(i + 3u, 3u, first.run);
-        }
-        store(v);
+    let whole = params.row_slots == 0u && first.left >= tile_span() && start + tile_span() <= params.elems;
+    for (var k = 0u; k < BLOCKS; k++) {
+        let i = start + 8u * (k * WORKGROUP + lane);
+        if (i >= start + tile_span() || i >= params.elems) { break; }
+        four(i / 4u, whole, first.run);
+        four(i / 4u + 1u, whole, first.run);
     }
     flush_slot(row);
 }
 
+// Slots 4v .. 4v + 3, of which some may lie beyond the chunk.
+fn four(v: u32, whole: bool, first_run: u32) {
+    let i = 4u * v;
+    if (whole) {
+        load(v);
+        visit(0u);
+        visit(1u);
+        visit(2u);
+        visit(3u);
+    } else if (i < params.elems) {
+        if (params.row_slots == 0u) {
+            load(v);
+            enter(place(i), first_run);
+            if (row_left >= 4u && i + 4u <= params.elems) {
+                visit(0u);
+                visit(1u);
+                visit(2u);
+                visit(3u);
+            } else {
+                visit(0u);
+                visit_next(i + 1u, 1u, first_run);
+                visit_next(i + 2u, 2u, first_run);
+                visit_next(i + 3u, 3u, first_run);
+            }
+        } else {
+            look_up(i, 0u, first_run);
+            look_up(i + 1u, 1u, first_run);
+            look_up(i + 2u, 2u, first_run);
+            look_up(i + 3u, 3u, first_run);
+        }
+    }
+    store(v);
+}
+
+var<private> tile_unit: u32;    // once: the first unit of the tile
 var<private> row: u32;          // the slot of the open run
 var<private> row_left: u32;     // what is left of it
 
-// Opens the run of element i, if another one is open.
-fn enter(i: u32, first_run: u32) {
-    let at = place(i);
+// Opens the run of this place, if another one is open.
+fn enter(at: Place, first_run: u32) {
     row_left = at.left;
     if (at.run - first_run != row) {
         flush_slot(row);
@@ -88,10 +141,23 @@ fn enter(i: u32, first_run: u32) {
     }
 }
 
-// Element i, the one after the last visited.
+// Slot i, the one after the last visited.
 fn visit_next(i: u32, c: u32, first_run: u32) {
     if (i >= params.elems) { return; }
     row_left -= 1u;
-    if (row_left == 0u) { enter(i, first_run); }
+    if (row_left == 0u) { enter(place(i), first_run); }
     visit(c);
+}
+
+// Slot i, wherever its element is.
+fn look_up(i: u32, c: u32, first_run: u32) {
+    if (i >= params.elems) { return; }
+    let at = place(i);
+    enter(at, first_run);
+    if (at.exists) {
+        load_one(c, at.at, i);
+        visit(c);
+    } else {
+        pad(c);
+    }
 }

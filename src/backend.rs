@@ -5,9 +5,9 @@ use crate::device::{Computed, DeviceInfo};
 use crate::error::{Error, Result};
 #[cfg(feature = "gpu")]
 use crate::gpu::{Gpu, Select};
-use crate::layout::Tensor;
 use crate::loss::Loss;
-use crate::quantized::{QuantizeOutput, Quantized, Spec};
+use crate::quantized::{FakeQuantizeOutput, QuantizeOutput, Quantized, Spec};
+use crate::tensor::Tensor;
 
 /// What runs the stages: the CPU path or an adapter. The bits are the same.
 ///
@@ -15,7 +15,7 @@ use crate::quantized::{QuantizeOutput, Quantized, Spec};
 /// use wgpu_quant::{Backend, Scheme, Spec, Tensor};
 /// let backend = Backend::open("auto")?;
 /// let out = backend.quantize(Tensor::new(&[0.5, -1.0], &[2])?, &Spec::new(Scheme::INT8_ABSMAX))?;
-/// assert_eq!(out.tensor.codes_i8(), [64, -127]); // 0.5 / (1/127) is 63.5: the tie goes to the even code
+/// assert_eq!(out.tensor.code_values(), [64, -127]); // 0.5 / (1/127) is 63.5: the tie goes to the even code
 /// println!("made by {}: {}", out.device, backend.reason());
 /// # Ok::<(), wgpu_quant::Error>(())
 /// ```
@@ -132,12 +132,48 @@ impl Backend {
     ///
     /// # Errors
     /// Those of what was chosen.
-    pub fn quantize_with_scales(&self, x: Tensor<'_>, spec: &Spec, scales: &[f32]) -> Result<Computed<QuantizeOutput>> {
+    pub fn quantize_with_scales(
+        &self,
+        x: Tensor<'_>,
+        spec: &Spec,
+        scales: &[f32],
+        zero_points: &[i32],
+    ) -> Result<Computed<QuantizeOutput>> {
         #[cfg(feature = "gpu")]
         if let Some(gpu) = &self.gpu {
-            return gpu.quantize_with_scales(x, spec, scales);
+            return gpu.quantize_with_scales(x, spec, scales, zero_points);
         }
-        self.computed(cpu::quantize_with_scales(x, spec, scales)?)
+        self.computed(cpu::quantize_with_scales(x, spec, scales, zero_points)?)
+    }
+
+    /// [`cpu::fake_quantize`] or its equal on the adapter.
+    ///
+    /// # Errors
+    /// Those of what was chosen.
+    pub fn fake_quantize(&self, x: Tensor<'_>, spec: &Spec) -> Result<Computed<FakeQuantizeOutput>> {
+        #[cfg(feature = "gpu")]
+        if let Some(gpu) = &self.gpu {
+            return gpu.fake_quantize(x, spec);
+        }
+        self.computed(cpu::fake_quantize(x, spec)?)
+    }
+
+    /// [`cpu::fake_quantize_with_scales`] or its equal on the adapter.
+    ///
+    /// # Errors
+    /// Those of what was chosen.
+    pub fn fake_quantize_with_scales(
+        &self,
+        x: Tensor<'_>,
+        spec: &Spec,
+        scales: &[f32],
+        zero_points: &[i32],
+    ) -> Result<Computed<FakeQuantizeOutput>> {
+        #[cfg(feature = "gpu")]
+        if let Some(gpu) = &self.gpu {
+            return gpu.fake_quantize_with_scales(x, spec, scales, zero_points);
+        }
+        self.computed(cpu::fake_quantize_with_scales(x, spec, scales, zero_points)?)
     }
 
     /// [`cpu::dequantize`] or its equal on the adapter.

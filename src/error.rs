@@ -1,5 +1,7 @@
 //! The one error type of the crate.
 
+use crate::layout::Granularity;
+use crate::scheme::{CodeType, Mapping, Scheme};
 use std::fmt;
 use std::path::PathBuf;
 
@@ -12,7 +14,14 @@ pub enum Error {
         /// The name that was given.
         found: String,
     },
-    /// A granularity is not `tensor` or `channel=K`.
+    /// No scheme has this code type and mapping.
+    NoScheme {
+        /// The code type that was asked for.
+        code: CodeType,
+        /// The mapping that was asked for.
+        mapping: Mapping,
+    },
+    /// A granularity is not `tensor`, `channel=K` or `group=N`.
     UnknownGranularity {
         /// The text that was given.
         found: String,
@@ -28,6 +37,30 @@ pub enum Error {
         axis: i32,
         /// The tensor's number of dimensions.
         rank: usize,
+    },
+    /// Groups need an axis that they divide, and a scalar has none.
+    ScalarHasNoGroups {
+        /// The granularity that was asked for.
+        granularity: Granularity,
+    },
+    /// A cast has no scale, so that no elements can share one.
+    CastHasNoScale {
+        /// The scheme.
+        scheme: Scheme,
+        /// What was asked for: a granularity, scales.
+        found: String,
+    },
+    /// Only the `f16` cast saturates.
+    CannotSaturate {
+        /// The scheme.
+        scheme: Scheme,
+    },
+    /// Elements lie in memory as the kernels cannot read them.
+    Strides {
+        /// The shape.
+        shape: Vec<usize>,
+        /// The strides that were found.
+        strides_elems: Vec<usize>,
     },
     /// A shape's element count does not fit in a `usize`.
     ShapeOverflow {
@@ -56,6 +89,15 @@ pub enum Error {
         unit: usize,
         /// The scale that was given.
         found: f32,
+    },
+    /// A given zero point is no code.
+    InvalidZeroPoint {
+        /// The range unit that the zero point belongs to.
+        unit: usize,
+        /// The zero point that was given.
+        found: i32,
+        /// The scheme whose code it should be.
+        scheme: Scheme,
     },
     /// No adapter fits what was asked for.
     NoAdapter {
@@ -131,13 +173,21 @@ impl fmt::Display for Error {
         match self {
             Self::UnknownScheme { found } => {
                 write!(f, "unknown scheme {found:?}; the schemes are ")?;
-                for (i, scheme) in crate::Scheme::ALL.iter().enumerate() {
+                for (i, scheme) in Scheme::ALL.iter().enumerate() {
+                    write!(f, "{}{scheme}", if i == 0 { "" } else { ", " })?;
+                }
+                Ok(())
+            }
+            Self::NoScheme { code, mapping } => {
+                write!(f, "no scheme has code type {code:?} and mapping {mapping:?}; with {code:?} there are ")?;
+                let fit = Scheme::ALL.iter().filter(|scheme| scheme.code() == *code);
+                for (i, scheme) in fit.enumerate() {
                     write!(f, "{}{scheme}", if i == 0 { "" } else { ", " })?;
                 }
                 Ok(())
             }
             Self::UnknownGranularity { found } => {
-                write!(f, "unknown granularity {found:?}; use `tensor` or `channel=K`")
+                write!(f, "unknown granularity {found:?}; use `tensor`, `channel=K` or `group=N` with N of 1 and more")
             }
             Self::InvalidDigest { found } => {
                 write!(f, "digest {found:?}; 64 hex digits in lower case are allowed")
@@ -147,6 +197,22 @@ impl fmt::Display for Error {
             }
             Self::AxisOutOfRange { axis, rank } => {
                 write!(f, "axis {axis} does not exist in a tensor of rank {rank}; axes are -{rank} to {}", rank - 1)
+            }
+            Self::ScalarHasNoGroups { granularity } => {
+                write!(f, "{granularity} needs a last axis, and a scalar has none; use `tensor`")
+            }
+            Self::CastHasNoScale { scheme, found } => {
+                write!(
+                    f,
+                    "{scheme} is a cast and has no scale: {found} has no meaning; use `tensor` and give no scales"
+                )
+            }
+            Self::CannotSaturate { scheme } => {
+                write!(f, "{scheme} cannot saturate on request; only `f16` can")
+            }
+            Self::Strides { shape, strides_elems } => {
+                write!(f, "shape {shape:?} with strides of {strides_elems:?} elements cannot be read in place: ")?;
+                write!(f, "rows may lie apart, all else must be row-major; make a row-major copy")
             }
             Self::ShapeOverflow { shape } => {
                 write!(f, "shape {shape:?} holds more elements than this machine can address")
@@ -159,6 +225,10 @@ impl fmt::Display for Error {
             }
             Self::InvalidScale { unit, found } => {
                 write!(f, "scale {found} of range unit {unit} is not a positive finite number")
+            }
+            Self::InvalidZeroPoint { unit, found, scheme } => {
+                write!(f, "zero point {found} of range unit {unit} is not a code of {scheme}; ")?;
+                write!(f, "{} to {} are", scheme.qmin(), scheme.qmax())
             }
             Self::NoAdapter { wanted, tried } => write!(f, "no adapter is {wanted}; {tried}"),
             Self::UnfitAdapter { adapter, reason } => write!(f, "adapter {adapter:?} cannot run the kernels: {reason}"),

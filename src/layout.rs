@@ -5,13 +5,15 @@ use std::fmt;
 use std::ops::Range;
 use std::str::FromStr;
 
-/// Which elements share a scale: the tensor, or each index of one axis.
+/// Which elements share a scale: the tensor, each index of one axis, or so many neighbours.
 ///
-/// Written `tensor` and `channel=K`; a negative `K` counts from the last axis.
+/// Written `tensor`, `channel=K` and `group=N`; a negative `K` counts from the last axis. Groups are N consecutive
+/// elements of the last axis and never cross its end, so that the last group of a row may be short.
 ///
 /// ```
 /// use wgpu_quant::Granularity;
 /// assert_eq!("channel=-1".parse::<Granularity>()?, Granularity::Channel(-1));
+/// assert_eq!("group=32".parse::<Granularity>()?, Granularity::Group(32));
 /// assert_eq!(Granularity::Tensor.to_string(), "tensor");
 /// # Ok::<(), wgpu_quant::Error>(())
 /// ```
@@ -23,6 +25,8 @@ pub enum Granularity {
     Tensor,
     /// One scale per index of this axis; negative counts from the end.
     Channel(i32),
+    /// One scale per so many consecutive elements of the last axis; 1 and more.
+    Group(usize),
 }
 
 impl fmt::Display for Granularity {
@@ -30,6 +34,7 @@ impl fmt::Display for Granularity {
         match self {
             Self::Tensor => f.pad("tensor"),
             Self::Channel(axis) => f.pad(&format!("channel={axis}")),
+            Self::Group(n) => f.pad(&format!("group={n}")),
         }
     }
 }
@@ -38,11 +43,13 @@ impl FromStr for Granularity {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        match text.strip_prefix("channel=").map(str::parse) {
-            Some(Ok(axis)) => Ok(Self::Channel(axis)),
-            None if text == "tensor" => Ok(Self::Tensor),
-            _ => Err(Error::UnknownGranularity { found: text.to_owned() }),
-        }
+        let parsed = match text.split_once('=') {
+            None if text == "tensor" => Some(Self::Tensor),
+            Some(("channel", axis)) => axis.parse().ok().map(Self::Channel),
+            Some(("group", n)) => n.parse().ok().filter(|&n| n > 0).map(Self::Group),
+            _ => None,
+        };
+        parsed.ok_or_else(|| Error::UnknownGranularity { found: text.to_owned() })
     }
 }
 
@@ -61,30 +68,37 @@ pub fn elems(shape: &[usize]) -> Result<usize> {
         .ok_or_else(|| Error::ShapeOverflow { shape: shape.to_vec() })
 }
 
-/// How a tensor falls into range units, seen as `[outer, units, inner]` in row-major order.
+/// How a tensor falls into range units.
 ///
-/// Element `i` belongs to unit `(i / inner) % units`. `channel=K` of shape `[d0 .. dn]` has
-/// `outer = d0 * .. * d(K-1)`, `units = dK`, `inner = d(K+1) * .. * dn`; `tensor` has one unit.
+/// Seen as `[outer, units, inner]` in row-major order, element `i` belongs to unit `(i / inner) % units`:
+/// `channel=K` of shape `[d0 .. dn]` has `outer = d0 * .. * d(K-1)`, `units = dK`, `inner = d(K+1) * .. * dn`;
+/// `tensor` has one unit; `group=N` has `inner = N`, or `dn` where that is less. Only groups that do not divide
+/// their row are not of this form: they begin anew with each row, and the last one is short.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct RangeUnits {
     /// How often the sequence of units repeats.
     pub outer: usize,
     /// The number of range units, and so of scales.
     pub units: usize,
-    /// Consecutive elements of one unit.
+    /// Consecutive elements of one unit; of short groups those of the others.
     pub inner_elems: usize,
+    /// The elements of a row whose last group is short; 0 where there is no short group.
+    pub ragged_row_elems: usize,
 }
 
 impl RangeUnits {
     /// The range units of a shape.
     ///
     /// # Errors
-    /// [`Error::AxisOutOfRange`] when the axis does not exist, [`Error::ShapeOverflow`] when the shape is
-    /// too large to address.
+    /// [`Error::AxisOutOfRange`] when the axis does not exist, [`Error::ScalarHasNoGroups`],
+    /// [`Error::UnknownGranularity`] of groups of 0, and [`Error::ShapeOverflow`] when the shape is too large to
+    /// address.
     pub fn new(shape: &[usize], granularity: Granularity) -> Result<Self> {
         let all = elems(shape)?;
+        let uniform = |outer, units, inner_elems| Self { outer, units, inner_elems, ragged_row_elems: 0 };
         match granularity {
-            Granularity::Tensor => Ok(Self { outer: 1, units: 1, inner_elems: all }),
+            Granularity::Tensor => Ok(uniform(1, 1, all)),
             Granularity::Channel(axis) => {
                 let rank = shape.len();
                 let from_start = if axis < 0 { axis + i32::try_from(rank).unwrap_or(i32::MAX) } else { axis };
@@ -93,113 +107,214 @@ impl RangeUnits {
                     .filter(|&k| k < rank)
                     .ok_or(Error::AxisOutOfRange { axis, rank })?;
                 if all == 0 {
-                    return Ok(Self { outer: 0, units: shape[k], inner_elems: 0 });
+                    return Ok(uniform(0, shape[k], 0));
                 }
-                Ok(Self {
-                    outer: shape[..k].iter().product(),
-                    units: shape[k],
-                    inner_elems: shape[k + 1..].iter().product(),
-                })
+                Ok(uniform(shape[..k].iter().product(), shape[k], shape[k + 1..].iter().product()))
+            }
+            Granularity::Group(0) => Err(Error::UnknownGranularity { found: granularity.to_string() }),
+            Granularity::Group(n) => {
+                let Some((&row, outer)) = shape.split_last() else {
+                    return Err(Error::ScalarHasNoGroups { granularity });
+                };
+                let rows = elems(outer)?;
+                let groups = row.div_ceil(n);
+                if all == 0 {
+                    let units =
+                        rows.checked_mul(groups).ok_or_else(|| Error::ShapeOverflow { shape: shape.to_vec() })?;
+                    return Ok(uniform(0, units, 0));
+                }
+                let ragged_row_elems = if n < row && !row.is_multiple_of(n) { row } else { 0 };
+                Ok(Self { outer: 1, units: rows * groups, inner_elems: n.min(row), ragged_row_elems })
             }
         }
     }
 
+    /// Groups per row, where the last one is short.
+    pub(crate) fn ragged_row_units(self) -> usize {
+        self.ragged_row_elems.div_ceil(self.inner_elems.max(1))
+    }
+
     /// The number of elements.
     pub fn elems(self) -> usize {
-        self.outer * self.units * self.inner_elems
+        match self.ragged_row_elems {
+            0 => self.outer * self.units * self.inner_elems,
+            row => self.units / self.ragged_row_units() * row,
+        }
     }
 
     /// The unit of element `i`.
     pub fn unit_of(self, i: usize) -> usize {
-        (i / self.inner_elems) % self.units
+        match self.ragged_row_elems {
+            0 => (i / self.inner_elems) % self.units,
+            row => i / row * self.ragged_row_units() + i % row / self.inner_elems,
+        }
     }
-}
 
-/// A borrowed row-major f32 tensor.
-#[derive(Clone, Copy, Debug)]
-pub struct Tensor<'a> {
-    data: &'a [f32],
-    shape: &'a [usize],
-}
+    /// Where the run of element `i` ends.
+    pub(crate) fn run_end(self, i: usize) -> usize {
+        match self.ragged_row_elems {
+            0 => i - i % self.inner_elems + self.inner_elems,
+            row => {
+                let (start, column) = (i - i % row, i % row);
+                start + (column - column % self.inner_elems + self.inner_elems).min(row)
+            }
+        }
+    }
 
-impl<'a> Tensor<'a> {
-    /// A tensor of these values, in row-major order.
+    /// The shape of the scales: `[]` per tensor, `[dK]` per channel, `[d0 .. d(n-1), ceil(dn / N)]` per group.
     ///
     /// # Errors
-    /// [`Error::LengthMismatch`] when the shape's product is not the number of values,
-    /// [`Error::ShapeOverflow`] when it does not fit in a `usize`.
-    pub fn new(data: &'a [f32], shape: &'a [usize]) -> Result<Self> {
-        let expected_elems = elems(shape)?;
-        if data.len() != expected_elems {
-            return Err(Error::LengthMismatch { what: "tensor", found_elems: data.len(), expected_elems });
-        }
-        Ok(Self { data, shape })
-    }
-
-    /// The values.
-    pub fn data(&self) -> &'a [f32] {
-        self.data
-    }
-
-    /// The dimensions.
-    pub fn shape(&self) -> &'a [usize] {
-        self.shape
+    /// Those of [`new`](Self::new).
+    pub fn scale_shape(shape: &[usize], granularity: Granularity) -> Result<Vec<usize>> {
+        let units = Self::new(shape, granularity)?;
+        Ok(match (granularity, shape.split_last()) {
+            (Granularity::Tensor, _) => vec![],
+            (Granularity::Group(n), Some((row, outer))) => [outer, &[row.div_ceil(n)]].concat(),
+            _ => vec![units.units],
+        })
     }
 }
 
-/// Consecutive range units whose scales fit one buffer, and consecutive elements that do.
+/// A tensor's slots, in order: its elements, row by row, with what fills up rows where their codes end within a byte.
+///
+/// `at` counts elements in what is read, whose rows may lie apart.
 #[cfg_attr(not(feature = "gpu"), allow(dead_code, reason = "only the device cuts tensors into chunks"))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Slots {
+    pub(crate) units: RangeUnits,
+    pub(crate) row_elems: usize,
+    pub(crate) row_slots: usize,
+    pub(crate) row_pitch: usize,
+    /// What is read can only be cut at multiples of so many elements, chunks only at as many slots.
+    pub(crate) align: usize,
+}
+
+/// Consecutive slots that fit one buffer, of range units of one slab.
+#[cfg_attr(not(feature = "gpu"), allow(dead_code, reason = "only the device cuts tensors into chunks"))]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Chunk {
-    pub(crate) start: usize,
-    pub(crate) elems: u32,
-    /// The slab that its units belong to: units `slab * slab_units` and on.
+    pub(crate) slots: Range<usize>,
     pub(crate) slab: usize,
-    /// The unit of its first element, counted within the slab.
-    pub(crate) first_unit: u32,
-    /// What is left of the first element's run, as far as a u32 can say.
-    pub(crate) first_left: u32,
+    /// What is read for it.
+    pub(crate) at: Range<usize>,
+    /// The unit of its first slot, counted within the slab.
+    pub(crate) first_unit: usize,
+    /// What is left of the first slot's run.
+    pub(crate) first_left: usize,
+    /// What is left of the first slot's row.
+    pub(crate) first_row_slots: usize,
+    pub(crate) first_row_elems: usize,
+    pub(crate) first_row_runs: usize,
+    /// Where the first slot's element stands in what is read, and the second row.
+    pub(crate) first_at: usize,
+    pub(crate) second_row_at: usize,
 }
 
 #[cfg_attr(not(feature = "gpu"), allow(dead_code, reason = "only the device cuts tensors into chunks"))]
-impl RangeUnits {
-    /// The number of slabs of this many units; one at least.
-    pub(crate) fn slabs(self, slab_units: usize) -> usize {
-        self.units.div_ceil(slab_units).max(1)
+impl Slots {
+    /// Whether slots, elements and what is read are the same, and all runs are equally long.
+    pub(crate) fn is_dense(self) -> bool {
+        self.row_slots == self.row_elems && self.row_pitch == self.row_elems && self.units.ragged_row_elems == 0
     }
 
-    /// The units of a slab.
-    pub(crate) fn slab(self, slab: usize, slab_units: usize) -> Range<usize> {
-        slab * slab_units..((slab + 1) * slab_units).min(self.units)
+    /// Runs that begin in a row, where runs end with their row; else 0.
+    pub(crate) fn row_units(self) -> usize {
+        if self.units.inner_elems < self.row_elems { self.row_elems.div_ceil(self.units.inner_elems.max(1)) } else { 0 }
     }
 
-    /// Cuts the tensor into chunks of at most this many elements, in order. A chunk sees units of one slab.
-    pub(crate) fn chunks(self, chunk_elems: u32, slab_units: usize) -> Vec<Chunk> {
-        let slabs = self.slabs(slab_units);
-        // Where there is one slab, runs of units follow each other through the whole tensor.
-        let repeats = if slabs == 1 { 1 } else { self.outer };
+    /// Slots per run; those of a row's last run may be fewer.
+    pub(crate) fn run_slots(self) -> usize {
+        let inner = self.units.inner_elems;
+        if self.is_dense() || self.row_units() > 0 { inner } else { inner / self.row_elems.max(1) * self.row_slots }
+    }
+
+    pub(crate) fn count(self) -> usize {
+        self.units.elems() / self.row_elems.max(1) * self.row_slots
+    }
+
+    /// The slot of an element.
+    fn of(self, elem: usize) -> usize {
+        elem / self.row_elems * self.row_slots + elem % self.row_elems
+    }
+
+    /// Range units cut so that the entries of each slab fit a buffer of `most`, and chunks can begin with a slab.
+    pub(crate) fn slabs(self, most: usize) -> Vec<Range<usize>> {
+        let RangeUnits { outer, units, .. } = self.units;
+        let aligned = if self.align > 1 { (most & !7).max(8) } else { most };
+        let row_units = if outer == 1 && !self.is_dense() { self.row_units() } else { 0 };
+        // Where groups begin anew with each row, a slab holds whole rows, or a part of one.
+        let (period, step) = match row_units {
+            0 => (units, aligned),
+            _ if row_units <= most => (units, most / row_units * row_units),
+            _ => (row_units, aligned),
+        };
+        let mut slabs = vec![];
+        for first in (0..units).step_by(period.max(1)) {
+            let end = (first + period).min(units);
+            slabs.extend((first..end).step_by(step).map(|start| start..(start + step).min(end)));
+        }
+        if slabs.is_empty() {
+            slabs.push(0..0);
+        }
+        slabs
+    }
+
+    /// Cuts the tensor into chunks of at most this many slots, a multiple of 8, in order.
+    pub(crate) fn chunks(self, chunk_slots: u32, slabs: &[Range<usize>]) -> Vec<Chunk> {
+        let RangeUnits { outer, units, inner_elems, ragged_row_elems } = self.units;
         let mut chunks = Vec::new();
+        if self.count() == 0 {
+            return chunks;
+        }
+        // Where there is one slab, runs of units follow each other through the whole tensor.
+        let repeats = if slabs.len() == 1 { 1 } else { outer };
+        let first_elem = |repeat: usize, unit: usize| match ragged_row_elems {
+            0 => (repeat * units + unit) * inner_elems,
+            row => {
+                let row_units = self.units.ragged_row_units();
+                unit / row_units * row + unit % row_units * inner_elems
+            }
+        };
         for repeat in 0..repeats {
-            for slab in 0..slabs {
-                let units = self.slab(slab, slab_units);
-                let first = (repeat * self.units + units.start) * self.inner_elems;
-                let end = if slabs == 1 { self.elems() } else { first + units.len() * self.inner_elems };
-                for start in (first..end).step_by(chunk_elems as usize) {
-                    chunks.push(Chunk {
-                        start,
-                        // Not more than chunk_elems, which is a u32.
-                        elems: saturate(end - start).min(chunk_elems),
-                        slab,
-                        first_unit: saturate(self.unit_of(start) - units.start),
-                        first_left: saturate(self.inner_elems - start % self.inner_elems),
-                    });
+            for (slab, range) in slabs.iter().enumerate() {
+                let first = self.of(first_elem(repeat, range.start));
+                let end = if slabs.len() == 1 { self.count() } else { self.of(first_elem(repeat, range.end)) };
+                for start in (first..end).step_by(chunk_slots as usize) {
+                    chunks.push(self.chunk(start..(start + chunk_slots as usize).min(end), slab, range.start));
                 }
             }
         }
         chunks
     }
+
+    fn chunk(self, slots: Range<usize>, slab: usize, slab_start: usize) -> Chunk {
+        let Self { units, row_elems, row_slots, row_pitch, align } = self;
+        let (row, column) = (slots.start / row_slots, slots.start % row_slots);
+        let elem = row * row_elems + column;
+        let first_left = if self.is_dense() || self.row_units() > 0 {
+            units.run_end(elem) - elem
+        } else {
+            self.run_slots() - slots.start % self.run_slots()
+        };
+        let (last_row, last_column) = ((slots.end - 1) / row_slots, (slots.end - 1) % row_slots);
+        let at = row * row_pitch + column;
+        let window = at - at % align;
+        Chunk {
+            slab,
+            at: window..last_row * row_pitch + last_column.min(row_elems - 1) + 1,
+            first_unit: units.unit_of(elem) - slab_start,
+            first_left,
+            first_row_slots: row_slots - column,
+            first_row_elems: row_elems - column,
+            first_row_runs: self.row_units().saturating_sub(column / units.inner_elems),
+            first_at: at - window,
+            second_row_at: (row + 1) * row_pitch - window,
+            slots,
+        }
+    }
 }
 
+#[cfg_attr(not(feature = "gpu"), allow(dead_code, reason = "only shaders need it"))]
 /// A count as a shader sees it: all that lies beyond a chunk's end is as good as the largest u32.
 pub(crate) fn saturate(n: usize) -> u32 {
     u32::try_from(n).unwrap_or(u32::MAX)
@@ -212,8 +327,9 @@ mod tests {
     #[test]
     fn a_channel_axis_counts_from_either_end() {
         let units = |axis| RangeUnits::new(&[2, 3, 5], Granularity::Channel(axis)).unwrap();
-        assert_eq!(units(1), RangeUnits { outer: 2, units: 3, inner_elems: 5 });
-        assert_eq!(units(-3), RangeUnits { outer: 1, units: 2, inner_elems: 15 });
+        let uniform = |outer, units, inner_elems| RangeUnits { outer, units, inner_elems, ragged_row_elems: 0 };
+        assert_eq!(units(1), uniform(2, 3, 5));
+        assert_eq!(units(-3), uniform(1, 2, 15));
         assert_eq!(units(2), units(-1));
         assert_eq!(units(1).unit_of(14), 2);
         assert_eq!(units(1).unit_of(15), 0);
@@ -221,6 +337,22 @@ mod tests {
             let error = RangeUnits::new(&[2, 3, 5], Granularity::Channel(axis)).unwrap_err();
             assert!(matches!(error, Error::AxisOutOfRange { rank: 3, .. }), "{error}");
         }
+    }
+
+    #[test]
+    fn groups_never_cross_a_row_and_the_last_may_be_short() {
+        let units = |shape: &[usize], n| RangeUnits::new(shape, Granularity::Group(n)).unwrap();
+        let ragged = units(&[2, 3, 5], 2);
+        assert_eq!((ragged.units, ragged.elems()), (18, 30));
+        let of: Vec<_> = (0..10).map(|i| ragged.unit_of(i)).collect();
+        assert_eq!(of, [0, 0, 1, 1, 2, 3, 3, 4, 4, 5]);
+        let ends: Vec<_> = (0..6).map(|i| ragged.run_end(i)).collect();
+        assert_eq!(ends, [2, 2, 4, 4, 5, 7]);
+        assert_eq!(units(&[4, 6], 3), units(&[8, 3], 100));
+        assert_eq!(RangeUnits::scale_shape(&[4, 2, 7], Granularity::Group(3)).unwrap(), [4, 2, 3]);
+        assert_eq!((units(&[3, 0], 4).units, units(&[0, 5], 4).units), (0, 0));
+        assert!(matches!(RangeUnits::new(&[], Granularity::Group(4)), Err(Error::ScalarHasNoGroups { .. })));
+        assert!(RangeUnits::new(&[4], Granularity::Group(0)).is_err());
     }
 
     #[test]
@@ -232,29 +364,66 @@ mod tests {
         assert_eq!(elems(&[]).unwrap(), 1);
     }
 
-    #[test]
-    fn chunks_cover_the_tensor_and_know_where_they_stand() {
-        for (outer, units, inner_elems) in [(1, 1, 1000), (2, 3, 7), (1, 50, 20), (1000, 1, 1), (3, 20, 1)] {
-            let units = RangeUnits { outer, units, inner_elems };
-            for (chunk_elems, slab_units) in [(4, 8), (64, 1), (100, 7), (100_000, 100)] {
-                let mut next = 0;
-                for chunk in units.chunks(chunk_elems, slab_units) {
-                    let slab = units.slab(chunk.slab, slab_units);
-                    assert_eq!(chunk.start, next);
-                    assert_eq!(slab.start + chunk.first_unit as usize, units.unit_of(chunk.start));
-                    let run_end = chunk.start + chunk.first_left as usize;
-                    assert!(run_end.is_multiple_of(inner_elems) && chunk.first_left as usize <= inner_elems);
-                    next += chunk.elems as usize;
-                    assert!(slab.contains(&units.unit_of(next - 1)));
-                }
-                assert_eq!(next, units.elems());
+    /// Every slot of a chunk by the words that a kernel gets, in the kernel's way.
+    fn check_chunk(slots: Slots, chunk: &Chunk, slab: &Range<usize>) {
+        let units = slots.units;
+        for i in 0..chunk.slots.len() {
+            let slot = chunk.slots.start + i;
+            let (row, column) = (slot / slots.row_slots, slot % slots.row_slots);
+            let elem = row * slots.row_elems + column.min(slots.row_elems - 1);
+            assert!(slab.contains(&units.unit_of(elem)), "{slots:?} {chunk:?} {i}");
+            let run = slots.run_slots();
+            let (unit, at) = if i < chunk.first_row_slots {
+                let j = i.min(chunk.first_row_elems - 1);
+                let runs = if j < chunk.first_left { 0 } else { 1 + (j - chunk.first_left) / run };
+                (chunk.first_unit + runs, chunk.first_at + i)
+            } else {
+                let j = i - chunk.first_row_slots;
+                let (row, column) = (j / slots.row_slots, (j % slots.row_slots).min(slots.row_elems - 1));
+                let unit = chunk.first_unit + chunk.first_row_runs + row * slots.row_units() + column / run;
+                (unit, chunk.second_row_at + row * slots.row_pitch + column)
+            };
+            if slots.row_units() > 0 {
+                assert_eq!(slab.start + unit % slab.len(), units.unit_of(elem), "{slots:?} {chunk:?} {i}");
+            } else {
+                let runs = if i < chunk.first_left { 0 } else { 1 + (i - chunk.first_left) / run };
+                assert_eq!(slab.start + (chunk.first_unit + runs) % slab.len(), units.unit_of(elem));
+            }
+            if column < slots.row_elems {
+                assert_eq!(chunk.at.start + at, row * slots.row_pitch + column, "{slots:?} {chunk:?} {i}");
+                assert!(chunk.at.contains(&(chunk.at.start + at)));
             }
         }
-        let huge = RangeUnits { outer: 1, units: 2, inner_elems: 1 << 39 };
-        let chunks = huge.chunks(1 << 28, 1 << 20);
-        let last = chunks.last().unwrap();
-        assert_eq!((last.first_unit, last.first_left, last.elems), (1, 1 << 28, 1 << 28));
-        assert_eq!(chunks[0].first_left, u32::MAX);
+    }
+
+    #[test]
+    fn chunks_cover_the_tensor_and_know_where_they_stand() {
+        use Granularity::{Channel, Group, Tensor};
+        for shape in [&[1000][..], &[2, 3, 7], &[50, 20], &[1000, 1], &[3, 20], &[5, 33], &[4, 3, 9], &[1]] {
+            for granularity in [Tensor, Channel(0), Channel(-1), Group(1), Group(3), Group(4), Group(64)] {
+                let units = RangeUnits::new(shape, granularity).unwrap();
+                let row_elems = *shape.last().unwrap();
+                for (row_slots, row_pitch, align) in [
+                    (row_elems, row_elems, 1),
+                    (row_elems.next_multiple_of(2), row_elems, 2),
+                    (row_elems, row_elems + 5, 1),
+                    (row_elems, row_elems.next_multiple_of(2), 2),
+                ] {
+                    let slots = Slots { units, row_elems, row_slots, row_pitch, align };
+                    for (chunk_slots, most) in [(8, 8), (64, 16), (104, 9), (100_000, 10_000)] {
+                        let slabs = slots.slabs(most);
+                        assert_eq!(slabs.iter().map(ExactSizeIterator::len).sum::<usize>(), units.units);
+                        let mut next = 0;
+                        for chunk in slots.chunks(chunk_slots, &slabs) {
+                            assert_eq!(chunk.slots.start, next);
+                            check_chunk(slots, &chunk, &slabs[chunk.slab]);
+                            next = chunk.slots.end;
+                        }
+                        assert_eq!(next, slots.count());
+                    }
+                }
+            }
+        }
     }
 
     #[test]
@@ -265,10 +434,10 @@ mod tests {
 
     #[test]
     fn granularities_print_as_they_parse() {
-        for text in ["tensor", "channel=0", "channel=-1"] {
+        for text in ["tensor", "channel=0", "channel=-1", "group=1", "group=32"] {
             assert_eq!(text.parse::<Granularity>().unwrap().to_string(), text);
         }
-        for text in ["", "channel", "channel=", "channel=x", "group=32", "Tensor"] {
+        for text in ["", "channel", "channel=", "channel=x", "group", "group=0", "group=-1", "Tensor", "tensor=1"] {
             assert!(text.parse::<Granularity>().is_err(), "{text:?} parsed");
         }
     }

@@ -17,6 +17,7 @@ mod rng;
 mod scheme;
 #[cfg(feature = "gpu")]
 pub mod selftest;
+mod tensor;
 #[cfg(test)]
 #[path = "../tests/common/corpus.rs"]
 mod test_data;
@@ -26,9 +27,10 @@ pub use device::{Computed, DeviceInfo, DeviceLimits};
 pub use error::{Error, Result};
 #[cfg(feature = "gpu")]
 pub use gpu::Gpu;
-pub use layout::{Granularity, RangeUnits, Tensor, elems};
+pub use layout::{Granularity, RangeUnits, elems};
 pub use loss::{Loss, LossSummary, LossSums, UnitLoss};
-pub use quantized::{Counts, LossDetail, QuantizeOutput, Quantized, Spec};
-pub use scheme::{Mapping, Scheme};
+pub use quantized::{Counts, FakeQuantizeOutput, LossDetail, QuantizeOutput, Quantized, Spec, code_bytes};
+pub use scheme::{CodeType, Mapping, Scheme};
+pub use tensor::{ElemType, Tensor};
 #[cfg(feature = "gpu")]
 pub use wgpu;

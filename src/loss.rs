@@ -32,6 +32,11 @@
 //!
 //! The last two lines take `x = s Q - u D`, which holds up to the rounding of `x' = s Q` (2^-24 relative).
 //!
+//! **Casts** have no scale. One that stands in, `2^(floor(log2 amax) - 12)` with the largest magnitude `amax` of the
+//! tensor's finite values, sets the grid in the same way. Their `Q` is `x'` in steps of `2^-11` of that scale, to the
+//! nearest, ties to even, and at most 2^26, which only codes that belong to another tensor reach; the last four lines
+//! take such a step for `s`. So `x = s Q - u D` is off by half a step at most, 2^-24 of `amax`.
+//!
 //! **Why it is close enough.** `x'` lies on an unclipped unit's grid, because it is a multiple of `2^es`.
 //! Where `q != 0`, `|x| > s / 2 >= 2^23 u`, so x lies on it too, and `u D` is `x' - x` exactly. Only elements
 //! with `q = 0` are rounded, by at most `u / 2 <= 2^-25 s`. So the mean is within 2^-25 s, and `D^2 u^2` is
@@ -51,7 +56,7 @@
 //! and uses integers only, so that a host's rounding mode cannot change it.
 
 use crate::exact::float::{Parts, parts};
-use crate::exact::loss::grid_exp;
+use crate::exact::loss::{CAST_STEP_EXP, grid_exp};
 
 /// `add`'s least exponent: `u^2` is at least `2^-346`.
 const LSB_EXP: i32 = -352;
@@ -207,10 +212,10 @@ pub(crate) struct UnitSums {
 }
 
 impl UnitSums {
-    /// The exponent of the grid that the sums count in; the largest loss of a device that computes wrong may be no
-    /// finite number.
+    /// The exponent of the grid that the sums count in. The largest loss is infinite where the difference of two finite
+    /// values is beyond binary32; of a device that computes wrong it may be NaN.
     fn grid(&self, scale_bits: u32) -> i32 {
-        grid_exp(scale_bits, self.max_bits.min(0x7f7f_ffff))
+        grid_exp(scale_bits, self.max_bits.min(0x7f80_0000))
     }
 
     pub(crate) fn merge(&mut self, other: &Self) {
@@ -260,9 +265,10 @@ impl LossSums {
         self.dot.merge(&other.dot);
     }
 
-    fn add_unit(&mut self, sums: &UnitSums, scale_bits: u32) {
-        let Parts { m, e: es } = parts(scale_bits);
-        let (ms, g) = (i128::from(m), sums.grid(scale_bits));
+    fn add_unit(&mut self, sums: &UnitSums, scale_bits: u32, cast: bool) {
+        let Parts { m, e } = parts(scale_bits);
+        let (ms, es) = if cast { (1, e + CAST_STEP_EXP) } else { (i128::from(m), e) };
+        let g = sums.grid(scale_bits);
         // Sums stay below 2^104. Those of a device that computes wrong may not, and are wrong then, but no panic.
         let codes = ms.pow(2).wrapping_mul(sums.codes.cast_signed());
         let (noise, cross) = (sums.noise.cast_signed(), ms.wrapping_mul(sums.cross));
@@ -344,6 +350,7 @@ impl Loss {
     pub(crate) fn new(
         unit_sums: &[UnitSums],
         scales: &[f32],
+        cast: bool,
         elems: u64,
         nonfinite_out_elems: u64,
         abs_errors: Option<Vec<f32>>,
@@ -354,7 +361,7 @@ impl Loss {
             .zip(scales)
             .map(|(unit, scale)| {
                 let scale_bits = scale.to_bits();
-                sums.add_unit(unit, scale_bits);
+                sums.add_unit(unit, scale_bits, cast);
                 let g = unit.grid(scale_bits);
                 UnitLoss { max_abs_error: f32::from_bits(unit.max_bits), noise: round_to_f64(false, unit.noise, 2 * g) }
             })

@@ -5,8 +5,11 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use tempfile::TempDir;
-use wgpu_quant::file::{Dtype, Input, Layout, METADATA_KEY, NewFile, Sources, npy_header};
-use wgpu_quant::{Granularity, Scheme};
+use wgpu_quant::file::{
+    Digest, Dtype, Input, Layout, METADATA_KEY, NewFile, PartBytes, Source, Sources, TensorView, narrowed, npy_header,
+    parts,
+};
+use wgpu_quant::{Granularity, Quantized, Scheme, Spec, Tensor, cpu};
 
 /// A safetensors file from its header's text and its data.
 fn safetensors(header: &str, data: &[u8]) -> Vec<u8> {
@@ -23,6 +26,15 @@ fn open(name: &str, bytes: &[u8]) -> wgpu_quant::Result<Input> {
     let path = folder.path().join(name);
     fs::write(&path, bytes).unwrap();
     Input::open(&path)
+}
+
+/// A float tensor's values.
+fn values(tensor: TensorView<'_>) -> Vec<f32> {
+    let bytes = tensor.ne_bytes();
+    let x = Tensor::from_bytes(tensor.elem_type().unwrap(), &bytes, tensor.shape).unwrap();
+    let mut values = vec![0.0; x.elems()];
+    x.read(0, &mut values);
+    values
 }
 
 /// The one-line error of opening these bytes.
@@ -120,8 +132,8 @@ fn unusual_but_valid_safetensors_are_read() {
             ("s", Dtype::F32, &[], &[0, 0, 0x80, 0x3f])
         ]
     );
-    assert_eq!(*input.tensor("s").unwrap().to_f32().unwrap(), [1.0]);
-    assert!(input.tensor("").unwrap().to_f32().is_none());
+    assert_eq!(values(input.tensor("s").unwrap()), [1.0]);
+    assert!(input.tensor("").unwrap().elem_type().is_none());
     assert_eq!(open("x.safetensors", &safetensors("{}", b"")).unwrap().tensors().count(), 0);
 }
 
@@ -134,7 +146,7 @@ fn every_cut_and_every_changed_byte_of_a_file_is_an_error_or_a_file() {
         ("x.npy", [npy_header(Dtype::F32, &[3, 1]).unwrap(), f32_1_to_3].concat()),
     ];
     for (name, bytes) in files {
-        assert_eq!(*open(name, &bytes).unwrap().tensors().next().unwrap().to_f32().unwrap(), [1.0, 2.0, 3.0]);
+        assert_eq!(values(open(name, &bytes).unwrap().tensors().next().unwrap()), [1.0, 2.0, 3.0]);
         for end in 0..bytes.len() {
             refusal(name, &bytes[..end]);
         }
@@ -175,14 +187,14 @@ fn a_npy_file_is_read_in_every_version_and_spelling() {
         let input = open("some.name.npy", &file).unwrap();
         let tensor = input.tensors().next().unwrap();
         assert_eq!((tensor.name, tensor.dtype, tensor.shape), ("some.name", Dtype::F32, &[2, 1][..]));
-        assert_eq!(*tensor.to_f32().unwrap(), [1.0, -2.0]);
+        assert_eq!(values(tensor), [1.0, -2.0]);
     }
     for (dict, data, expected) in [
         ("{'descr': '<f8', 'fortran_order': False, 'shape': ()}", &(0.1f64).to_le_bytes()[..], 0.1f32),
         ("{'descr': '<f2', 'fortran_order': False, 'shape': (1,)}", &[0x00, 0x3e], 1.5),
     ] {
         let input = open("x.npy", &npy(dict, data)).unwrap();
-        assert_eq!(*input.tensors().next().unwrap().to_f32().unwrap(), [expected]);
+        assert_eq!(values(input.tensors().next().unwrap()), [expected]);
     }
     let empty = open(
         "x.npy",
@@ -321,7 +333,9 @@ fn digests_are_read_back_and_files_of_before_have_none() {
     assert_eq!(sources.to_json().unwrap(), with_digests());
     assert_eq!(sources.digest.unwrap().to_string(), "0a1b".repeat(16));
     assert_eq!(sources.tensors["w"].digest.unwrap().to_string(), "2c3d".repeat(16));
-    assert_eq!(sources.stored(&input, "w").unwrap(), [&[0x7f, 0x81][..], &0.5f32.to_le_bytes()]);
+    let stored = sources.stored(&input, "w").unwrap();
+    assert_eq!((&*stored.codes, &*stored.scales), (&[0x7f, 0x81][..], &0.5f32.to_le_bytes()[..]));
+    assert_eq!((&*stored.zero_points, stored.count()), (&[][..], 6));
     assert!(sources.stored(&input, "w.scale").is_none());
     let input = open("x.safetensors", &described(GOOD, "I8", 0.5)).unwrap();
     let sources = Sources::read(&input).unwrap().unwrap();
@@ -337,7 +351,7 @@ fn a_described_tensor_is_read_back() {
     assert_eq!(sources.companions().into_iter().collect::<Vec<_>>(), ["w.scale"]);
     let quantized = sources.load(&input, "w").unwrap().unwrap();
     assert_eq!((quantized.scheme(), quantized.granularity()), (Scheme::INT8_ABSMAX, Granularity::Channel(0)));
-    assert_eq!((quantized.codes_i8(), quantized.scales()), (&[127, -127][..], &[0.5][..]));
+    assert_eq!((quantized.code_values(), quantized.scales()), (vec![127, -127], &[0.5][..]));
     assert!(sources.load(&input, "w.scale").unwrap().is_none());
 }
 
@@ -353,7 +367,13 @@ fn a_false_description_is_refused() {
         (change(r#""version":1"#, r#""version":2"#), "version 2; this program reads version 1"),
         (change(r#""version":1"#, r#""version":1,"version":1"#), "occurs twice"),
         (change("int8-absmax", "int7-absmax"), "unknown scheme \"int7-absmax\""),
-        (change("channel=0", "group=32"), "unknown granularity"),
+        (change("channel=0", "group=0"), "unknown granularity"),
+        (change("channel=0", "group=32"), "\"w.scale\" is F32 [1], expected F32 [1, 1]"),
+        (change("int8-absmax", "f16"), "channel=0 has no meaning"),
+        (change("int8-absmax", "int4-absmax"), "\"w\" is I8 [1, 2], expected U8 [1, 1]"),
+        (change("int8-absmax", "uint8-affine"), "\"w\" is I8 [1, 2], expected U8 [1, 2]"),
+        (change("int8-absmax", "int8-affine"), "holds no \"w.zero_point\""),
+        (change("\"granularity\"", "\"saturate\":true,\"granularity\""), "int8-absmax cannot saturate"),
         (change("channel=0", "channel=2"), "axis 2 does not exist"),
         (change("channel=0", "channel=1"), "\"w.scale\" is F32 [1], expected F32 [2]"),
         (change("channel=0", "tensor"), "\"w.scale\" is F32 [1], expected F32 []"),
@@ -376,6 +396,193 @@ fn a_false_description_is_refused() {
         let error = Sources::read(&input).unwrap().unwrap().load(&input, "w").unwrap_err().to_string();
         assert!(error.contains("tensor \"w\": scale"), "{error}");
     }
+}
+
+/// A file that holds a quantized tensor `w` and nothing else, as `quantize` would write it.
+fn stored(q: &Quantized) -> Vec<u8> {
+    let source = Source {
+        scheme: q.scheme(),
+        granularity: q.granularity(),
+        saturate: false,
+        shape: q.shape().to_vec(),
+        dtype: Dtype::F32,
+        digest: Some(PartBytes::of(q).digest()),
+    };
+    let (parts, stored) = (parts("w", &source).unwrap(), PartBytes::of(q));
+    let sources = Sources { tensors: BTreeMap::from([("w".to_owned(), source)]), digest: None };
+    let metadata = BTreeMap::from([(METADATA_KEY.to_owned(), sources.to_json().unwrap())]);
+    let all = parts.iter().map(|part| (part.name.clone(), part.dtype, part.shape.clone()));
+    let layout = Layout::new(all, &metadata).unwrap();
+    let mut bytes = layout.header().to_vec();
+    bytes.resize(layout.file_bytes() as usize, 0);
+    for part in &parts {
+        let place = layout.place(&part.name).unwrap();
+        bytes[place.start as usize..place.end as usize].copy_from_slice(stored.part(part.kind));
+    }
+    bytes
+}
+
+#[test]
+fn every_scheme_and_granularity_comes_back_from_a_file_as_it_was() {
+    use Granularity::{Channel, Group, Tensor as Whole};
+    let mut round_trips = 0;
+    for shape in [&[][..], &[1], &[7], &[3, 5], &[2, 3, 4], &[2, 1, 9], &[0, 3], &[3, 0]] {
+        let x: Vec<f32> = (0..shape.iter().product()).map(|i: usize| (i * 29 % 31) as f32 - 11.5).collect();
+        for &scheme in Scheme::ALL {
+            for granularity in [Whole, Channel(0), Channel(-1), Group(1), Group(2), Group(3), Group(100)] {
+                let spec = Spec::new(scheme).per(granularity);
+                let Ok(out) = cpu::quantize(Tensor::new(&x, shape).unwrap(), &spec) else {
+                    assert!(spec.units(shape).is_err(), "{scheme} {granularity} {shape:?}");
+                    continue;
+                };
+                let input = open("x.safetensors", &stored(&out.tensor)).unwrap();
+                let sources = Sources::expect(&input).unwrap();
+                let back = sources.load(&input, "w").unwrap().unwrap();
+                assert_eq!(back, out.tensor, "{scheme} {granularity} {shape:?}");
+                let digest = sources.stored(&input, "w").unwrap().digest();
+                assert_eq!(sources.tensors["w"].digest, Some(digest));
+                assert_eq!(input.tensors().count(), 1 + sources.companions().len());
+                round_trips += 1;
+            }
+        }
+    }
+    // With scales all 7 granularities, but for the scalar, which has one; of a cast one.
+    assert_eq!(round_trips, 15 * (7 * 7 + 1) + 2 * 8);
+}
+
+#[test]
+fn the_parts_have_the_promised_names_types_and_shapes() {
+    let of = |scheme: &str, granularity: &str, shape: &[usize]| {
+        let (scheme, granularity) = (scheme.parse().unwrap(), granularity.parse().unwrap());
+        let (shape, dtype) = (shape.to_vec(), Dtype::F32);
+        let source = Source { scheme, granularity, saturate: false, shape, dtype, digest: None };
+        let parts = parts("t", &source).unwrap();
+        let texts: Vec<_> = parts.iter().map(|part| format!("{} {} {:?}", part.name, part.dtype, part.shape)).collect();
+        texts.join(", ")
+    };
+    for (scheme, granularity, shape, expected) in [
+        ("int8-absmax", "tensor", &[2, 5][..], "t I8 [2, 5], t.scale F32 []"),
+        ("int16-minmax", "channel=-1", &[2, 5], "t I16 [2, 5], t.scale F32 [5]"),
+        ("int4-absmax", "group=2", &[2, 5], "t U8 [2, 3], t.scale F32 [2, 3]"),
+        ("int4-affine", "group=2", &[3, 2, 5], "t U8 [3, 2, 3], t.scale F32 [3, 2, 3], t.zero_point I8 [3, 2, 3]"),
+        ("uint4-affine", "channel=1", &[2, 4], "t U8 [2, 2], t.scale F32 [4], t.zero_point U8 [4]"),
+        ("uint4-affine", "tensor", &[], "t U8 [1], t.scale F32 [], t.zero_point U8 []"),
+        ("int8-affine", "tensor", &[], "t I8 [], t.scale F32 [], t.zero_point I8 []"),
+        ("onnx-dynamic-uint8", "tensor", &[3], "t U8 [3], t.scale F32 [], t.zero_point U8 []"),
+        ("int16-affine", "group=8", &[3], "t I16 [3], t.scale F32 [1], t.zero_point I16 [1]"),
+        ("uint16-affine", "channel=0", &[3, 0], "t U16 [3, 0], t.scale F32 [3], t.zero_point U16 [3]"),
+        ("f16", "tensor", &[2, 5], "t F16 [2, 5]"),
+        ("bf16", "tensor", &[], "t BF16 []"),
+    ] {
+        assert_eq!(of(scheme, granularity, shape), expected);
+    }
+}
+
+#[test]
+fn four_bit_codes_fill_bytes_from_below_and_zero_points_have_their_own() {
+    let quantize = |scheme: Scheme, x: &[f32], shape: &[usize]| {
+        let q = cpu::quantize(Tensor::new(x, shape).unwrap(), &Spec::new(scheme).per(Granularity::Group(2))).unwrap();
+        let input = open("x.safetensors", &stored(&q.tensor)).unwrap();
+        let stored = Sources::expect(&input).unwrap().stored(&input, "w").unwrap();
+        (stored.codes.to_vec(), stored.zero_points.to_vec())
+    };
+    // Every scale is 1, and an odd row ends with the zero point of its last unit: 15 and 7, then the least code.
+    let x = [0.0, 15.0, -15.0, 0.0, 15.0, 0.0];
+    assert_eq!(quantize(Scheme::UINT4_AFFINE, &x, &[2, 3]), (vec![0xf0, 0xf0, 0xf0, 0x00], vec![0, 15, 0, 0]));
+    assert_eq!(
+        quantize(Scheme::INT4_AFFINE, &x, &[2, 3]),
+        (vec![0x78, 0x78, 0x78, 0x88], vec![(-8i8) as u8, 7, (-8i8) as u8, (-8i8) as u8])
+    );
+    assert_eq!(quantize(Scheme::INT4_ABSMAX, &[7.0, -7.0, -3.0], &[3]), (vec![0x97, 0x09], vec![]));
+}
+
+/// An affine file of one range unit, with another tensor in the zero point's place.
+fn with_zero_point(scheme: Scheme, dtype: &str, shape: &str, zero_point: &[u8]) -> wgpu_quant::Result<Input> {
+    let codes = parts("w", &source(scheme)).unwrap().remove(0);
+    let text = Sources { tensors: BTreeMap::from([("w".to_owned(), source(scheme))]), digest: None }.to_json().unwrap();
+    let code_bytes = codes.shape.iter().product::<usize>() * codes.dtype.bitsize() / 8;
+    let (a, b, c) = (4, 4 + code_bytes, 4 + code_bytes + zero_point.len());
+    let header = format!(
+        r#"{{"__metadata__":{{"{METADATA_KEY}":{text:?}}},"w.scale":{{"dtype":"F32","shape":[],"data_offsets":[0,{a}]}},"w":{{"dtype":"{}","shape":{:?},"data_offsets":[{a},{b}]}},"w.zero_point":{{"dtype":"{dtype}","shape":{shape},"data_offsets":[{b},{c}]}}}}"#,
+        codes.dtype, codes.shape
+    );
+    open("x.safetensors", &safetensors(&header, &[&1f32.to_le_bytes()[..], &vec![0; code_bytes], zero_point].concat()))
+}
+
+/// Two elements, per tensor.
+fn source(scheme: Scheme) -> Source {
+    let (granularity, shape, dtype) = (Granularity::Tensor, vec![2], Dtype::F32);
+    Source { scheme, granularity, saturate: false, shape, dtype, digest: None }
+}
+
+#[test]
+fn a_zero_point_of_another_type_or_shape_or_no_code_is_refused() {
+    let (uint4, int4, uint16) = (Scheme::UINT4_AFFINE, Scheme::INT4_AFFINE, Scheme::UINT16_AFFINE);
+    for (scheme, dtype, shape, bytes, expected) in [
+        (uint4, "I8", "[]", &[7][..], "\"w.zero_point\" is I8 [], expected U8 []"),
+        (uint4, "U8", "[1]", &[7], "\"w.zero_point\" is U8 [1], expected U8 []"),
+        (uint4, "U8", "[2]", &[7, 7], "\"w.zero_point\" is U8 [2], expected U8 []"),
+        (uint4, "I32", "[]", &[7, 0, 0, 0], "\"w.zero_point\" is I32 [], expected U8 []"),
+        (int4, "U8", "[]", &[7], "\"w.zero_point\" is U8 [], expected I8 []"),
+        (uint16, "I16", "[]", &[7, 0], "\"w.zero_point\" is I16 [], expected U16 []"),
+        (uint4, "U8", "[]", &[200], "zero point 200 of range unit 0 is not a code of uint4-affine; 0 to 15 are"),
+        (uint4, "U8", "[]", &[16], "zero point 16 of range unit 0"),
+        (int4, "I8", "[]", &[8], "zero point 8 of range unit 0 is not a code of int4-affine; -8 to 7 are"),
+        (int4, "I8", "[]", &[0xf7], "zero point -9 of range unit 0"),
+    ] {
+        let input = with_zero_point(scheme, dtype, shape, bytes).unwrap();
+        let loaded = Sources::expect(&input).and_then(|sources| sources.load(&input, "w"));
+        let error = loaded.unwrap_err().to_string();
+        assert!(error.contains("x.safetensors: ") && error.contains("tensor \"w\": "), "{error}");
+        assert!(error.contains(expected), "{error}");
+    }
+    for (scheme, dtype, bytes, expected) in [
+        (uint4, "U8", &[15][..], 15),
+        (int4, "I8", &[0xf8], -8),
+        (Scheme::INT8_AFFINE, "I8", &[0x80], -128),
+        (Scheme::UINT8_AFFINE, "U8", &[200], 200),
+        (Scheme::INT16_AFFINE, "I16", &[0, 0x80], -32768),
+        (uint16, "U16", &[0xff, 0xff], 65535),
+    ] {
+        let input = with_zero_point(scheme, dtype, "[]", bytes).unwrap();
+        let q = Sources::expect(&input).unwrap().load(&input, "w").unwrap().unwrap();
+        assert_eq!(q.zero_points(), [expected], "{scheme}");
+    }
+}
+
+#[test]
+fn a_tensor_cannot_be_the_zero_point_of_another() {
+    let tensor = r#"{"scheme":"uint8-affine","granularity":"tensor","shape":[],"dtype":"F32"}"#;
+    let text = format!(r#"{{"version":1,"tensors":{{"w":{tensor},"w.zero_point":{tensor}}}}}"#);
+    let scalar = |name: &str, dtype: &str, start: usize, end: usize| {
+        format!(r#""{name}":{{"dtype":"{dtype}","shape":[],"data_offsets":[{start},{end}]}}"#)
+    };
+    let entries = [
+        scalar("w.scale", "F32", 0, 4),
+        scalar("w.zero_point.scale", "F32", 4, 8),
+        scalar("w", "U8", 8, 9),
+        scalar("w.zero_point", "U8", 9, 10),
+        scalar("w.zero_point.zero_point", "U8", 10, 11),
+    ];
+    let header = format!(r#"{{"__metadata__":{{"{METADATA_KEY}":{text:?}}},{}}}"#, entries.join(","));
+    let error = Sources::read(&open("x.safetensors", &safetensors(&header, &[1; 11])).unwrap()).unwrap_err();
+    assert!(error.to_string().contains("\"w.zero_point\" is a tensor and a part of another"), "{error}");
+}
+
+#[test]
+fn a_digest_runs_over_codes_scales_and_zero_points_in_this_order() {
+    let q = cpu::quantize(Tensor::new(&[-1.0, 2.0], &[2]).unwrap(), &Spec::new(Scheme::INT16_AFFINE)).unwrap().tensor;
+    let zero_point = i16::try_from(q.zero_points()[0]).unwrap().to_le_bytes();
+    let bytes = [q.codes(), &q.scales()[0].to_le_bytes(), &zero_point].concat();
+    assert_eq!(PartBytes::of(&q).digest(), Digest::of_tensor(&[bytes]));
+}
+
+#[test]
+fn narrowed_values_round_to_nearest_and_overflow_to_infinity() {
+    let x = [1.0, -0.0, 65520.0, -65519.0, 2f32.powi(-25), f32::MAX, f32::from_bits(0xff80_0001)];
+    let halves = |dtype| narrowed(&x, dtype).as_chunks().0.iter().map(|&b| u16::from_le_bytes(b)).collect::<Vec<_>>();
+    assert_eq!(halves(Dtype::F16), [0x3c00, 0x8000, 0x7c00, 0xfbff, 0, 0x7c00, 0xfe00]);
+    assert_eq!(halves(Dtype::BF16), [0x3f80, 0x8000, 0x4780, 0xc780, 0x3300, 0x7f80, 0xffc0]);
 }
 
 fn names(folder: &TempDir) -> Vec<String> {

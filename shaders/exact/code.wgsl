@@ -1,6 +1,5 @@
 // From a value to its code and back, on bit patterns: clamp(rne(x / s)) with two roundings, that of the
 // binary32 quotient and that to a whole number, both exact. Twin: src/exact/code.rs, the same functions.
-// Needs from the prelude: QMIN, QMAX (i32), DIVISOR (u32), MINMAX (bool).
 
 // What a scale becomes before it meets elements; s = ms * 2^es, 2^23 <= ms < 2^24.
 struct Recipe {
@@ -10,8 +9,11 @@ struct Recipe {
     reciprocal: u32,    // floor((2^55 - 1) / ms)
     window_p: u32,      // the search window above base(s), by sign; 0 where the search is not proven
     window_n: u32,
-    clip_p: u32,        // the least magnitudes that are clipped, by sign; INF where none is
+    clip_p: u32,        // the least magnitudes that are clipped, by sign
     clip_n: u32,
+    cap_p: u32,         // the steps from the zero point to the last code, by sign
+    cap_n: u32,
+    z: i32,             // the zero point
 }
 
 // floor((2^55 - 1) / m) for 2^23 <= m < 2^24, by restoring division; at most 2^32 - 1.
@@ -61,14 +63,14 @@ fn threshold(k: u32, ms: u32, es: i32) -> u32 {
     return min((bitcast<u32>(biased) << 23u) + q + 1u, INF);
 }
 
-// The recipe of scale s; lo and hi bound the values that it will meet.
-fn recipe(s: u32, lo: u32, hi: u32) -> Recipe {
+// The recipe of scale s and zero point z, one of the codes qmin ..= qmax, which are at most 2^16. The search is
+// proven for codes of 1 to 128 steps on either side.
+fn recipe(s: u32, z: i32, qmin: i32, qmax: i32) -> Recipe {
     let y = parts(s);
-    let proven = s >= (2u << 23u) && s < (238u << 23u);
-    let cap_p = u32(QMAX);
-    let cap_n = u32(-QMIN);
-    let clip_p = threshold(cap_p + 1u, y.m, y.e);
-    let clip_n = threshold(cap_n + 1u, y.m, y.e);
+    let cap_p = min(bitcast<u32>(qmax) - bitcast<u32>(z), 0xffffu);
+    let cap_n = min(bitcast<u32>(z) - bitcast<u32>(qmin), 0xffffu);
+    let narrow = cap_p - 1u < 128u && cap_n - 1u < 128u;
+    let proven = narrow && s >= (2u << 23u) && s < (238u << 23u);
     return Recipe(
         s,
         y.m,
@@ -76,8 +78,11 @@ fn recipe(s: u32, lo: u32, hi: u32) -> Recipe {
         reciprocal(y.m),
         select(0u, window(cap_p, y.m, y.e, s), proven),
         select(0u, window(cap_n, y.m, y.e, s), proven),
-        select(INF, clip_p, bitcast<i32>(hi) >= bitcast<i32>(clip_p)),
-        select(INF, clip_n, (lo >> 31u) == 1u && (lo & MAGNITUDE) >= clip_n),
+        threshold(cap_p + 1u, y.m, y.e),
+        threshold(cap_n + 1u, y.m, y.e),
+        cap_p,
+        cap_n,
+        z,
     );
 }
 
@@ -142,7 +147,7 @@ fn search(b: u32, r: Recipe, neg: bool) -> u32 {
     return guess - (d >> 31u);
 }
 
-// The code of b, without a zero point: NaN is 0, infinities saturate.
+// The code of b, less the zero point: NaN is 0, infinities saturate.
 fn encode(b: u32, r: Recipe) -> i32 {
     let neg = (b >> 31u) == 1u;
     var k: u32;
@@ -150,7 +155,7 @@ fn encode(b: u32, r: Recipe) -> i32 {
         k = search(b, r, neg);
     } else {
         let a = b & MAGNITUDE;
-        let cap = select(u32(QMAX), u32(-QMIN), neg);
+        let cap = select(r.cap_p, r.cap_n, neg);
         let full = min(quotient(a, r), cap);
         k = select(select(full, cap, a == INF), 0u, a > INF);
     }
@@ -163,7 +168,7 @@ fn is_clipped(b: u32, r: Recipe) -> bool {
     return a >= select(r.clip_p, r.clip_n, (b >> 31u) == 1u) && a < INF;
 }
 
-// x' = q * s, rounded once.
+// x' = q * s, rounded once; q is the code less the zero point.
 fn decode(q: i32, s: u32) -> u32 {
     return mul_int(select(0u, SIGN, q < 0), unsigned_abs(q), s);
 }
@@ -175,21 +180,4 @@ fn abs_error_of(x: u32, out: u32) -> u32 {
     if (ax > INF || ao > INF || (ax == INF && x == out)) { return 0x7fc00000u; }
     if (ax == INF || ao == INF) { return INF; }
     return sub(out, x) & MAGNITUDE;
-}
-
-// The scale of a range; 1 where the formula gives 0.
-fn scale_of(lo: u32, hi: u32) -> u32 {
-    let amax = max(lo & MAGNITUDE, hi & MAGNITUDE);
-    var s: u32;
-    if (MINMAX && lo != hi) {
-        let width = sub(hi, lo);
-        if (is_finite(width)) {
-            s = div(width, from_int(DIVISOR));
-        } else {
-            s = add(div(hi, from_int(DIVISOR)), div(lo ^ SIGN, from_int(DIVISOR)));
-        }
-    } else {
-        s = div(amax, from_int(u32(QMAX)));
-    }
-    return select(s, 0x3f800000u, s == 0u);
 }

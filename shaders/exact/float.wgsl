@@ -163,4 +163,12 @@ fn div(a: u32, b: u32) -> u32 {
     return round_pack(sign, (q << 1u) | select(0u, 1u, r != 0u), x.e - y.e - 27);
 }
 
-fn from_int(k: u32) -> u32 { return round_pack(0u, k, 0); }
+fn from_int(q: i32) -> u32 { return round_pack(select(0u, SIGN, q < 0), unsigned_abs(q), 0); }
+
+// A finite value to the nearest whole number, ties to even; saturated at 2^23 on either side.
+fn to_int(b: u32) -> i32 {
+    let x = parts(b & MAGNITUDE);
+    let whole = shift_right_rne(x.m, bitcast<u32>(clamp(-x.e, 1, 25)));
+    let k = select(whole, HIDDEN, x.e >= 0);
+    return bitcast<i32>(select(k, 0u - k, (b >> 31u) == 1u));
+}

@@ -16,6 +16,17 @@ fn to_grid(a: u32, g: i32) -> u32 {
     return select(right, left, up >= 0);
 }
 
+// A cast's value in steps of 2^(e + 12), m * 2^e being its nominal scale s; saturated at 2^26, which only codes that
+// have little to do with x reach.
+fn cast_steps(out: u32, s: u32) -> i32 {
+    let x = parts(out & MAGNITUDE);
+    let up = x.e - (parts(s).e + 12);
+    let fine = shift_right_rne(x.m, bitcast<u32>(clamp(-up, 1, 25)));
+    let coarse = select(x.m << (bitcast<u32>(up) & 31u), 1u << 26u, up > 2);
+    let k = select(fine, coarse, up >= 0);
+    return bitcast<i32>(select(k, 0u - k, (out >> 31u) == 1u));
+}
+
 // rne(x' / 2^g) - rne(x / 2^g). The two may exceed 32 bits; their difference is known to fit, so that
 // arithmetic modulo 2^32 has it.
 fn distance_on_grid(x: u32, out: u32, g: i32) -> i32 {

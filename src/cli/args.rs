@@ -1,7 +1,8 @@
 //! The arguments; their doc comments are `--help`.
 
 use clap::builder::{PathBufValueParser, PossibleValuesParser, TypedValueParser};
-use clap::{Args, Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use globset::{Glob, GlobBuilder};
 use std::path::PathBuf;
 use wgpu_quant::file::{Dtype, FileKind};
@@ -19,6 +20,27 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 }
 
+impl Cli {
+    /// What clap's rules do not see, as its errors: a flag that has no meaning for the scheme.
+    pub(crate) fn check(&self) -> Result<(), clap::Error> {
+        let Command::Quantize(QuantizeArgs { scheme, per, saturate, .. }) = &self.command else { return Ok(()) };
+        let message = match per {
+            Some(per) if scheme.is_cast() => {
+                format!("--per {per} has no meaning for {scheme}: a cast rounds each value by itself and has no scale")
+            }
+            _ if *saturate && *scheme != Scheme::F16 => format!(
+                "--saturate has no meaning for {scheme}: it belongs to {}, whose overflow is infinity otherwise",
+                Scheme::F16
+            ),
+            _ => return Ok(()),
+        };
+        let mut command = Self::command();
+        command.build();
+        let quantize = command.find_subcommand_mut("quantize").map(|command| command.clone());
+        Err(quantize.unwrap_or(command).error(ErrorKind::ArgumentConflict, message))
+    }
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Quantize(QuantizeArgs),
@@ -33,7 +55,8 @@ pub(crate) enum Command {
 
 /// Quantize the float tensors of a file, and copy the others.
 ///
-/// Of a .safetensors file, float tensors of rank 2 and more are quantized; of a .npy file, its tensor.
+/// Of a .safetensors file, float tensors of rank 2 and more are quantized; of a .npy file, its tensor. Floats are F64
+/// (rounded once to F32), F32, F16 and BF16.
 #[derive(Debug, Args)]
 pub(crate) struct QuantizeArgs {
     /// A .safetensors or .npy file.
@@ -43,13 +66,17 @@ pub(crate) struct QuantizeArgs {
     #[arg(short, long = "output", value_name = "OUT", value_parser = PathBufValueParser::new().try_map(safetensors_path),
           required_unless_present = "dry_run")]
     pub(crate) out: Option<PathBuf>,
-    /// Code type and arithmetic.
+    /// Code type and arithmetic; f16 and bf16 are casts, without a scale.
     #[arg(long, value_name = "S", default_value_t = Scheme::INT8_ABSMAX, value_parser = scheme_parser())]
     pub(crate) scheme: Scheme,
-    /// Which elements share a scale: tensor, or channel=K for one scale per index of axis K (negative K counts
-    /// from the last axis) [default: channel=0 for rank 2 and more, tensor below].
-    #[arg(long, value_name = "tensor|channel=K")]
+    /// Which elements share a scale: tensor, channel=K for one scale per index of axis K (negative K counts
+    /// from the last axis), or group=N for one per N neighbours in the last axis, the last of which may be fewer;
+    /// not for casts [default: channel=0 for rank 2 and more, tensor below].
+    #[arg(long, value_name = "tensor|channel=K|group=N")]
     pub(crate) per: Option<Granularity>,
+    /// Of the f16 cast: the largest finite value, signed, where infinity would stand.
+    #[arg(long)]
+    pub(crate) saturate: bool,
     #[command(flatten)]
     pub(crate) device: DeviceArg,
     /// Quantize tensors whose name matches too, whatever their rank; can be repeated.
@@ -132,8 +159,8 @@ pub(crate) struct CompareArgs {
 
 /// Quantize the original again on every device, and compare with the file bit for bit.
 ///
-/// Every code, every scale and every copied byte is compared, and the digests with what the file holds. Prints the
-/// first difference of each device, or `bit-identical on N devices`; the CPU path counts as one.
+/// Every code, scale and zero point and every copied byte is compared, and the digests with what the file holds.
+/// Prints the first difference of each device, or `bit-identical on N devices`; the CPU path counts as one.
 #[derive(Debug, Args)]
 pub(crate) struct VerifyArgs {
     /// The file that was quantized.

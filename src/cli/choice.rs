@@ -3,7 +3,7 @@
 use globset::{Glob, GlobSet, GlobSetBuilder};
 use std::fmt;
 use wgpu_quant::file::{Dtype, FileKind, TensorView};
-use wgpu_quant::{Granularity, RangeUnits};
+use wgpu_quant::{Error, Granularity, RangeUnits, Scheme};
 
 /// What happens to a tensor.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +46,7 @@ impl fmt::Display for CopyReason {
 pub(crate) struct Choice {
     include: GlobSet,
     exclude: GlobSet,
+    scheme: Scheme,
     per: Option<Granularity>,
     whatever_rank: bool,
 }
@@ -54,6 +55,7 @@ impl Choice {
     pub(crate) fn new(
         include: &[Glob],
         exclude: &[Glob],
+        scheme: Scheme,
         per: Option<Granularity>,
         kind: FileKind,
     ) -> Result<Self, globset::Error> {
@@ -65,19 +67,24 @@ impl Choice {
             builder.build()
         };
         // Who names a .npy file means its tensor.
-        Ok(Self { include: set(include)?, exclude: set(exclude)?, per, whatever_rank: kind == FileKind::Npy })
+        let (include, exclude, whatever_rank) = (set(include)?, set(exclude)?, kind == FileKind::Npy);
+        Ok(Self { include, exclude, scheme, per, whatever_rank })
     }
 
     pub(crate) fn decide(&self, tensor: &TensorView<'_>) -> Decision {
         let rank = tensor.shape.len();
-        let per = self.per.unwrap_or(if rank >= 2 { Granularity::Channel(0) } else { Granularity::Tensor });
+        let by_rank = if rank >= 2 && !self.scheme.is_cast() { Granularity::Channel(0) } else { Granularity::Tensor };
+        let per = self.per.unwrap_or(by_rank);
         let reason = match FloatKind::of(tensor.dtype) {
             FloatKind::None => CopyReason::NotFloat,
             _ if self.exclude.is_match(tensor.name) => CopyReason::Excluded,
             _ if rank < 2 && !self.whatever_rank && !self.include.is_match(tensor.name) => CopyReason::LowRank,
             FloatKind::Unread => CopyReason::UnreadFloat(tensor.dtype),
-            FloatKind::Read if RangeUnits::new(tensor.shape, per).is_err() => CopyReason::NoSuchAxis(per),
-            FloatKind::Read => return Decision::Quantize(per),
+            FloatKind::Read => match RangeUnits::new(tensor.shape, per) {
+                Err(Error::AxisOutOfRange { .. } | Error::ScalarHasNoGroups { .. }) => CopyReason::NoSuchAxis(per),
+                // Another error is no reason to copy, and is met again.
+                _ => return Decision::Quantize(per),
+            },
         };
         Decision::Copy(reason)
     }

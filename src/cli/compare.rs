@@ -7,8 +7,8 @@ use super::progress::Progress;
 use super::report::{Figures, Report, Row, Status};
 use super::{Code, Outcome, warn};
 use std::path::Path;
-use wgpu_quant::file::{self, Digest, Input, Sources, TensorView, part_bytes};
-use wgpu_quant::{Backend, Quantized, Result, Spec, Tensor};
+use wgpu_quant::file::{self, Input, PartBytes, Source, Sources, TensorView};
+use wgpu_quant::{Backend, Quantized, Result, Tensor};
 
 pub(crate) fn run(args: &CompareArgs) -> Result<Outcome> {
     let (original, quantized) = (Input::open(&args.original)?, Input::open(&args.quantized)?);
@@ -24,9 +24,9 @@ pub(crate) fn run(args: &CompareArgs) -> Result<Outcome> {
     let progress = Progress::new(total, args.quiet || args.json);
     for (before, after) in &pairs {
         progress.start(after.name);
-        match sources.load(&quantized, after.name)? {
-            Some(q) => {
-                measure(&backend, before, &q, &args.original, &mut report)
+        match sources.tensors.get(after.name).zip(sources.load(&quantized, after.name)?) {
+            Some((source, q)) => {
+                measure(&backend, before, (source, &q), &args.original, &mut report)
                     .map_err(|e| output::at_tensor(&args.quantized, after.name, e))?;
             }
             None if before.dtype == after.dtype && before.shape == after.shape && before.bytes == after.bytes => {
@@ -61,7 +61,7 @@ pub(crate) fn run(args: &CompareArgs) -> Result<Outcome> {
 fn measure(
     backend: &Backend,
     before: &TensorView<'_>,
-    q: &Quantized,
+    (source, q): (&Source, &Quantized),
     original: &Path,
     report: &mut Report,
 ) -> Result<()> {
@@ -69,18 +69,17 @@ fn measure(
     if before.shape != q.shape() {
         return refuse(format!("of shape {:?}, the quantized one of {:?}", before.shape, q.shape()));
     }
-    let Some(values) = before.to_f32() else {
+    let Some(elem_type) = before.elem_type() else {
         return refuse(format!("{}; F64, F32, F16 and BF16 are compared", before.dtype));
     };
-    let x = Tensor::new(&values, before.shape)?;
+    let bytes = before.ne_bytes();
+    let x = Tensor::from_bytes(elem_type, &bytes, before.shape)?;
     let loss = backend.loss(x, q, false)?.value;
-    // What quantizing with these scales counts: NaN, infinite and clipped values.
-    let spec = Spec::new(q.scheme()).per(q.granularity());
-    let counts = backend.quantize_with_scales(x, &spec, q.scales())?.counts;
+    // What quantizing with these scales and zero points counts: NaN, infinite and clipped values.
+    let counts = backend.quantize_with_scales(x, &source.spec(), q.scales(), q.zero_points())?.counts;
     report.add_loss(&loss.sums);
-    let bytes = q.codes().len() + size_of_val(q.scales());
+    let stored = PartBytes::of(q);
     let (coded, figures) = ((q.scheme(), q.granularity()), Figures::new(&loss.sums, counts));
-    let row = Row::coded(before, Status::Quantized, coded, bytes as u64, figures);
-    report.push(row.digest(Digest::of_tensor(&part_bytes(q))));
+    report.push(Row::coded(before, Status::Quantized, coded, stored.count(), figures).digest(stored.digest()));
     Ok(())
 }

@@ -6,7 +6,7 @@ use super::output::{self, Writer};
 use super::progress::Progress;
 use super::report::{self, Figures, Report, Row, Status};
 use std::collections::HashSet;
-use wgpu_quant::file::{self, FileKind, Input, Layout, METADATA_KEY, NewFile, Sources, TensorView};
+use wgpu_quant::file::{self, FileKind, Input, Layout, METADATA_KEY, NewFile, PartBytes, Sources, TensorView};
 use wgpu_quant::{Backend, Result};
 
 pub(crate) fn run(args: &DequantizeArgs) -> Result<Outcome> {
@@ -14,7 +14,11 @@ pub(crate) fn run(args: &DequantizeArgs) -> Result<Outcome> {
     output::check(&args.out, &[&args.input], args.force)?;
     let sources = Sources::expect(&input)?;
     let companions = sources.companions();
-    let tensors: Vec<_> = input.tensors().filter(|tensor| !companions.contains(tensor.name)).collect();
+    let tensors: Vec<_> = input
+        .tensors()
+        .filter(|tensor| !companions.contains(tensor.name))
+        .map(|tensor| own_shape(tensor, &sources))
+        .collect();
     let mut out = Out::create(args, &input, &sources, &tensors)?;
     let backend = Backend::open(&args.device.name)?;
 
@@ -28,11 +32,11 @@ pub(crate) fn run(args: &DequantizeArgs) -> Result<Outcome> {
                     backend.dequantize(&quantized).map_err(|e| output::at_tensor(&args.input, tensor.name, e))?;
                 let stored = file::narrowed(&values, args.dtype);
                 out.write(tensor.name, &stored)?;
-                let bytes_in = tensor.bytes.len() + size_of_val(quantized.scales());
+                let bytes_in = PartBytes::of(&quantized).count();
                 let coded = (quantized.scheme(), quantized.granularity());
                 let bytes_out = stored.len() as u64;
                 let row = Row::coded(tensor, Status::Dequantized, coded, bytes_out, Figures::default());
-                report.push(row.reading(bytes_in as u64));
+                report.push(row.reading(bytes_in));
             }
             None => {
                 out.write(tensor.name, tensor.bytes)?;
@@ -45,6 +49,14 @@ pub(crate) fn run(args: &DequantizeArgs) -> Result<Outcome> {
     out.commit()?;
     report.finish();
     Ok(report::done(if args.quiet { String::new() } else { report.to_text() }))
+}
+
+/// A tensor in the shape that it has again: packed codes have another.
+fn own_shape<'a>(tensor: TensorView<'a>, sources: &'a Sources) -> TensorView<'a> {
+    match sources.tensors.get(tensor.name) {
+        Some(source) => TensorView { shape: &source.shape, ..tensor },
+        None => tensor,
+    }
 }
 
 /// Where the values go.

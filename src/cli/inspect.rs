@@ -20,7 +20,7 @@ struct Listing<'a> {
     described: bool,
 }
 
-/// A tensor; of a quantized one, its codes and scales together.
+/// A tensor; of a quantized one, its codes, scales and zero points together.
 #[derive(Debug, Serialize)]
 struct Row<'a> {
     name: &'a str,
@@ -55,8 +55,8 @@ pub(crate) fn run(args: &InspectArgs) -> Result<Outcome> {
     let companions = sources.companions();
     let (mut tensors, mut elems) = (vec![], 0);
     for tensor in input.tensors().filter(|tensor| !companions.contains(tensor.name)) {
-        let row = row(&input, &sources, &tensor);
-        elems += tensor.elems() as u64;
+        let row = row(&input, &sources, &tensor)?;
+        elems += wgpu_quant::elems(row.shape)? as u64;
         tensors.push(row);
     }
     let bytes = tensors.iter().map(|row| row.bytes).sum();
@@ -69,37 +69,23 @@ pub(crate) fn run(args: &InspectArgs) -> Result<Outcome> {
     Ok(report::done(if args.json { report::json(&listing)? } else { listing.to_text() }))
 }
 
-fn row<'a>(input: &Input, sources: &'a Sources, tensor: &TensorView<'a>) -> Row<'a> {
+fn row<'a>(input: &Input, sources: &'a Sources, tensor: &TensorView<'a>) -> Result<Row<'a>> {
     let TensorView { name, dtype, shape, bytes } = *tensor;
-    let own = bytes.len() as u64;
-    let bits = |bytes: u64| ratio(bytes * 8, tensor.elems() as u64);
-    match sources.tensors.get(name) {
-        None => Row {
-            name,
-            shape,
-            dtype,
-            stored: dtype,
-            scheme: None,
-            granularity: None,
-            bytes: own,
-            bits_per_weight: bits(own),
-            digest: None,
-        },
-        Some(source) => {
-            let bytes = own + sources.companion_bytes(input, name);
-            Row {
-                name,
-                shape: &source.shape,
-                dtype: source.dtype,
-                stored: dtype,
-                scheme: Some(source.scheme.name()),
-                granularity: Some(source.granularity.to_string()),
-                bytes,
-                bits_per_weight: bits(bytes),
-                digest: source.digest,
-            }
-        }
-    }
+    let source = sources.tensors.get(name);
+    let bytes = sources.stored(input, name).map_or(bytes.len() as u64, |stored| stored.count());
+    // The codes' own shape counts bytes where two codes share one.
+    let shape = source.map_or(shape, |source| &source.shape);
+    Ok(Row {
+        name,
+        shape,
+        dtype: source.map_or(dtype, |source| source.dtype),
+        stored: dtype,
+        scheme: source.map(|source| source.scheme.name()),
+        granularity: source.map(|source| source.granularity.to_string()),
+        bytes,
+        bits_per_weight: ratio(bytes * 8, wgpu_quant::elems(shape)? as u64),
+        digest: source.and_then(|source| source.digest),
+    })
 }
 
 impl Listing<'_> {

@@ -54,7 +54,11 @@ pub(crate) fn main() -> ExitCode {
         std::process::exit(130);
     })
     .ok();
-    let outcome = match Cli::parse().command {
+    let cli = Cli::parse();
+    if let Err(usage) = cli.check() {
+        usage.exit();
+    }
+    let outcome = match cli.command {
         Command::Quantize(args) => quantize::run(&args),
         Command::Dequantize(args) => dequantize::run(&args),
         Command::Inspect(args) => inspect::run(&args),

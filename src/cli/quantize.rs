@@ -9,8 +9,10 @@ use super::{Code, Outcome, warn};
 use globset::Glob;
 use std::collections::BTreeMap;
 use std::path::Path;
-use wgpu_quant::file::{self, Digest, Input, Layout, METADATA_KEY, NewFile, Source, Sources, TensorView};
-use wgpu_quant::{Backend, Granularity, LossDetail, Result, Spec, Tensor};
+use wgpu_quant::file::{
+    self, Digest, Input, Layout, METADATA_KEY, NewFile, PartBytes, PartKind, Source, Sources, TensorView,
+};
+use wgpu_quant::{Backend, ElemType, Granularity, LossDetail, Result, Spec, Tensor};
 
 pub(crate) fn run(args: &QuantizeArgs) -> Result<Outcome> {
     let input = Input::open(&args.input)?;
@@ -35,7 +37,7 @@ pub(crate) fn run(args: &QuantizeArgs) -> Result<Outcome> {
         progress.start(tensor.name);
         match action {
             Action::Quantize(source) => {
-                let spec = Spec::new(source.scheme).per(source.granularity).loss(loss);
+                let spec = source.spec().loss(loss);
                 source.digest = quantize(&backend, tensor, &spec, source, &mut out, &mut report)
                     .map_err(|e| output::at_tensor(&args.input, tensor.name, e))?;
             }
@@ -90,7 +92,7 @@ fn plan<'a>(args: &QuantizeArgs, input: &'a Input) -> Result<Vec<Step<'a>>> {
     if input.metadata().contains_key(METADATA_KEY) {
         return Err(file::invalid(&args.input, "is quantized by wgpu-quant already; `dequantize` it first"));
     }
-    let choice = Choice::new(&args.include, &args.exclude, args.per, input.kind())
+    let choice = Choice::new(&args.include, &args.exclude, args.scheme, args.per, input.kind())
         .map_err(|e| file::invalid(&args.input, format!("--include and --exclude: {e}")))?;
     warn_of_idle_globs("--include", &args.include, input);
     warn_of_idle_globs("--exclude", &args.exclude, input);
@@ -106,8 +108,8 @@ fn plan<'a>(args: &QuantizeArgs, input: &'a Input) -> Result<Vec<Step<'a>>> {
 const MAX_IDLE_SCALES: usize = 1 << 20;
 
 fn source(args: &QuantizeArgs, tensor: &TensorView<'_>, granularity: Granularity) -> Source {
-    let (scheme, shape, digest) = (args.scheme, tensor.shape.to_vec(), Some(Digest::PLACEHOLDER));
-    Source { scheme, granularity, shape, dtype: tensor.dtype, digest }
+    let (scheme, saturate, dtype) = (args.scheme, args.saturate, tensor.dtype);
+    Source { scheme, granularity, saturate, shape: tensor.shape.to_vec(), dtype, digest: Some(Digest::PLACEHOLDER) }
 }
 
 /// The same whatever the digests are, but for the text of the header.
@@ -120,15 +122,25 @@ fn layout(input: &Input, steps: &[Step<'_>], digest: Digest) -> Result<Layout> {
             tensors.push((name, tensor.dtype, tensor.shape.to_vec()));
             continue;
         };
-        let parts = file::parts(tensor.name, source)?;
-        if let Some((part, ..)) = parts[1..].iter().find(|(part, ..)| input.tensor(part).is_some()) {
-            return Err(refuse(format!("holds {part:?}, the name that the scale of {name:?} needs")));
+        let parts = file::parts(tensor.name, source).map_err(|e| output::at_tensor(input.path(), tensor.name, e))?;
+        for part in parts {
+            let what = match part.kind {
+                PartKind::Scale => "scale",
+                PartKind::ZeroPoint => "zero point",
+                _ => {
+                    tensors.push((part.name, part.dtype, part.shape));
+                    continue;
+                }
+            };
+            if input.tensor(&part.name).is_some() {
+                return Err(refuse(format!("holds {:?}, the name that the {what} of {name:?} needs", part.name)));
+            }
+            let units = wgpu_quant::elems(&part.shape)?;
+            if tensor.elems() == 0 && units > MAX_IDLE_SCALES {
+                return Err(refuse(format!("{name:?} holds no element but would take {units} scales")));
+            }
+            tensors.push((part.name, part.dtype, part.shape));
         }
-        let scales: usize = parts[1].2.iter().product();
-        if tensor.elems() == 0 && scales > MAX_IDLE_SCALES {
-            return Err(refuse(format!("{name:?} holds no element but would take {scales} scales")));
-        }
-        tensors.extend(parts);
         sources.tensors.insert(name, source.clone());
     }
     let mut metadata: BTreeMap<String, String> = input.metadata().clone();
@@ -146,20 +158,20 @@ fn quantize(
     report: &mut Report,
 ) -> Result<Option<Digest>> {
     let parts = file::parts(tensor.name, source)?;
-    let bytes = parts.iter().map(|(part, ..)| out.tensor_bytes(part)).sum();
+    let bytes = parts.iter().map(|part| out.tensor_bytes(&part.name)).sum();
     let row = |status, figures| Row::coded(tensor, status, (spec.scheme, spec.granularity), bytes, figures);
     if out.is_dry() {
         report.push(row(Status::Planned, Figures::default()));
         return Ok(None);
     }
     // Only floats that are read were chosen.
-    let values = tensor.to_f32().unwrap_or_default();
-    let result = backend.quantize(Tensor::new(&values, tensor.shape)?, spec)?.value;
-    let stored = file::part_bytes(&result.tensor);
-    for ((part, ..), bytes) in parts.iter().zip(&stored) {
-        out.write(part, bytes)?;
+    let (elem_type, bytes) = (tensor.elem_type().unwrap_or(ElemType::F32), tensor.ne_bytes());
+    let result = backend.quantize(Tensor::from_bytes(elem_type, &bytes, tensor.shape)?, spec)?.value;
+    let stored = PartBytes::of(&result.tensor);
+    for part in &parts {
+        out.write(&part.name, stored.part(part.kind))?;
     }
-    let digest = Digest::of_tensor(&stored);
+    let digest = stored.digest();
     let figures = result.loss.as_ref().map(|loss| {
         report.add_loss(&loss.sums);
         Figures::new(&loss.sums, result.counts)

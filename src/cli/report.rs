@@ -119,7 +119,7 @@ impl Row {
         Self { bytes_in, ..self }
     }
 
-    /// The same with the digest of the codes and scales.
+    /// The same with the digest of the codes, scales and zero points.
     pub(crate) fn digest(self, digest: Digest) -> Self {
         Self { digest: Some(digest), ..self }
     }

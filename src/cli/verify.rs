@@ -8,11 +8,10 @@ use super::report::{self, DeviceName, count};
 use super::table::{self, Align};
 use super::{Code, Outcome, printable, warn};
 use serde::Serialize;
-use std::borrow::Cow;
 use std::fmt;
 use std::path::Path;
-use wgpu_quant::file::{Digest, Input, Source, Sources, TensorView, part_bytes};
-use wgpu_quant::{Backend, DeviceInfo, Error, Result, Spec, Tensor};
+use wgpu_quant::file::{Digest, Input, PartBytes, Source, Sources, TensorView, zero_points};
+use wgpu_quant::{Backend, CodeType, DeviceInfo, ElemType, Error, Quantized, Result, Tensor};
 
 pub(crate) fn run(args: &VerifyArgs) -> Result<Outcome> {
     let (original, quantized) = (Input::open(&args.original)?, Input::open(&args.quantized)?);
@@ -35,14 +34,15 @@ pub(crate) fn run(args: &VerifyArgs) -> Result<Outcome> {
         let described = sources.tensors.get(after.name).zip(sources.stored(&quantized, after.name));
         let found = match described {
             Some((source, stored)) => {
-                let digest = Digest::of_tensor(&stored);
+                let digest = stored.digest();
                 stored_digests.push((after.name, digest));
-                match values(before, source) {
-                    Ok(values) => {
-                        let x = Tensor::new(&values, before.shape)?;
+                match elem_type(before, source) {
+                    Ok(elem_type) => {
+                        let bytes = before.ne_bytes();
+                        let x = Tensor::from_bytes(elem_type, &bytes, before.shape)?;
                         for device in &mut devices {
                             progress.start(&format!("{} on {}", after.name, device.info.name));
-                            device.check(&args.quantized, after.name, x, source, stored);
+                            device.check(&args.quantized, after.name, x, source, &stored);
                             progress.done(before.bytes.len());
                         }
                         wrong_digest(source.digest, digest)
@@ -78,13 +78,13 @@ pub(crate) fn run(args: &VerifyArgs) -> Result<Outcome> {
     Ok(Outcome { text, code: verification.code })
 }
 
-/// The values that were quantized, or why these cannot be them.
-fn values<'a>(before: &TensorView<'a>, source: &Source) -> Result<Cow<'a, [f32]>, String> {
+/// The type of the values that were quantized, or why these cannot be them.
+fn elem_type(before: &TensorView<'_>, source: &Source) -> Result<ElemType, String> {
     if (before.dtype, before.shape) != (source.dtype, &source.shape) {
         let (found, said) = (typed(before.dtype, before.shape), typed(source.dtype, &source.shape));
         return Err(format!("the original is {found}, the metadata says {said}"));
     }
-    before.to_f32().ok_or_else(|| format!("the original is {}; F64, F32, F16 and BF16 are quantized", before.dtype))
+    before.elem_type().ok_or_else(|| format!("the original is {}; F64, F32, F16 and BF16 are quantized", before.dtype))
 }
 
 fn typed(dtype: impl fmt::Display, shape: &[usize]) -> String {
@@ -126,15 +126,15 @@ impl Device {
     }
 
     /// Quantizes a tensor again, and compares with what is stored.
-    fn check(&mut self, file: &Path, name: &str, x: Tensor<'_>, source: &Source, stored: [&[u8]; 2]) {
+    fn check(&mut self, file: &Path, name: &str, x: Tensor<'_>, source: &Source, stored: &PartBytes<'_>) {
         let Ok(backend) = &self.backend else { return };
-        match backend.quantize(x, &Spec::new(source.scheme).per(source.granularity)) {
+        match backend.quantize(x, &source.spec()) {
             Ok(result) => {
-                let [codes, scales] = part_bytes(&result.tensor);
+                let q = &result.tensor;
                 if self.difference.is_none() {
-                    self.difference = Difference::first(name, stored, [&codes, &scales]);
+                    self.difference = Difference::first(name, stored, q);
                 }
-                self.digests.push((name.to_owned(), Digest::of_tensor(&[codes, scales])));
+                self.digests.push((name.to_owned(), PartBytes::of(q).digest()));
             }
             Err(error) => self.backend = Err(output::at_tensor(file, name, error)),
         }
@@ -165,33 +165,65 @@ enum Status {
 struct Difference {
     tensor: String,
     part: Part,
-    /// Of the element, or of the scale's range unit.
+    /// Of the element, of the scale's or the zero point's range unit, or of the padded row.
     index: usize,
     stored: String,
     recomputed: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "snake_case")]
 enum Part {
     Codes,
+    /// What fills up a row of an odd number of 4-bit codes.
+    Padding,
     Scale,
+    ZeroPoint,
 }
 
 impl Difference {
-    /// The scales come first: another scale is the reason of other codes.
-    fn first(name: &str, stored: [&[u8]; 2], recomputed: [&[u8]; 2]) -> Option<Self> {
-        let ([stored_codes, stored_scales], [codes, scales]) = (stored, recomputed);
-        let ((stored_scales, _), (scales, _)) = (stored_scales.as_chunks::<4>(), scales.as_chunks::<4>());
+    /// Scales and zero points come first: others are the reason of other codes.
+    fn first(name: &str, stored: &PartBytes<'_>, q: &Quantized) -> Option<Self> {
         let of =
             |part, index, stored, recomputed| Some(Self { tensor: name.to_owned(), part, index, stored, recomputed });
+        let recomputed = PartBytes::of(q);
+        let ((stored_scales, _), (scales, _)) = (stored.scales.as_chunks::<4>(), recomputed.scales.as_chunks::<4>());
         if let Some(unit) = unequal(stored_scales, scales) {
             let bits = |scale: [u8; 4]| format!("{:#010x}", u32::from_le_bytes(scale));
             return of(Part::Scale, unit, bits(stored_scales[unit]), bits(scales[unit]));
         }
-        let element = unequal(stored_codes, codes)?;
-        let code = |code: u8| code.cast_signed().to_string();
-        of(Part::Codes, element, code(stored_codes[element]), code(codes[element]))
+        let stored_points = zero_points(q.scheme().code(), &stored.zero_points);
+        if let Some(unit) = unequal(&stored_points, q.zero_points()) {
+            let [stored, recomputed] = [&stored_points, q.zero_points()].map(|points| points[unit].to_string());
+            return of(Part::ZeroPoint, unit, stored, recomputed);
+        }
+        let byte = unequal(&stored.codes, &recomputed.codes)?;
+        let codes = [stored.codes[byte], recomputed.codes[byte]];
+        if q.scheme().code().bits() != 4 {
+            let width = q.scheme().code().bits() as usize / 8;
+            let element = byte / width;
+            let [stored, recomputed] =
+                [&stored.codes, &recomputed.codes].map(|all| shown(q, &all[element * width..][..width]));
+            return of(Part::Codes, element, stored, recomputed);
+        }
+        let row_elems = q.shape().last().copied().unwrap_or(1);
+        let (row, column) = (byte / row_elems.div_ceil(2), byte % row_elems.div_ceil(2) * 2);
+        let odd = codes[0] & 0xf == codes[1] & 0xf;
+        let [stored, recomputed] = codes.map(|codes| shown(q, &[if odd { codes >> 4 } else { codes & 0xf }]));
+        match column + usize::from(odd) {
+            column if column < row_elems => of(Part::Codes, row * row_elems + column, stored, recomputed),
+            _ => of(Part::Padding, row, stored, recomputed),
+        }
+    }
+}
+
+/// A code as the number that it is, or the bits of a float.
+fn shown(q: &Quantized, code: &[u8]) -> String {
+    let bits = code.iter().rev().fold(0, |bits, &byte| bits << 8 | i32::from(byte));
+    match q.scheme().code() {
+        CodeType::F16 | CodeType::Bf16 => format!("{bits:#06x}"),
+        code if code.is_signed() && bits > q.scheme().qmax() => (bits - (1 << code.bits())).to_string(),
+        _ => bits.to_string(),
     }
 }
 
@@ -200,7 +232,9 @@ impl fmt::Display for Difference {
         let Self { tensor, part, index, stored, recomputed } = self;
         let place = match part {
             Part::Codes => "code of element",
+            Part::Padding => "padding of row",
             Part::Scale => "scale of range unit",
+            Part::ZeroPoint => "zero point of range unit",
         };
         write!(f, "tensor {tensor:?}: {place} {index}: stored {stored}, recomputed {recomputed}")
     }
@@ -210,7 +244,7 @@ impl fmt::Display for Difference {
 #[derive(Debug, Serialize)]
 struct Verification {
     version: u32,
-    /// Of the stored codes and scales.
+    /// Of the stored codes, scales and zero points.
     digest: Option<Digest>,
     verdict: String,
     devices: Vec<Row>,
@@ -225,7 +259,7 @@ struct Row {
     #[serde(flatten)]
     name: DeviceName,
     tensors: u64,
-    /// Of the codes and scales as recomputed on it.
+    /// Of the codes, scales and zero points as recomputed on it.
     digest: Option<Digest>,
     status: Status,
     first_difference: Option<Difference>,
@@ -324,29 +358,31 @@ impl Verification {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use wgpu_quant::Scheme;
+    use wgpu_quant::{Granularity, Scheme, Spec};
 
     const CODES: [u8; 2] = [0x7f, 0x81];
     const SCALE: [u8; 4] = 0x3c01_0204u32.to_le_bytes();
 
     /// The CPU path under another name, having quantized `[1, -1]` and compared with these parts.
-    fn device(name: &str, stored: [&[u8]; 2]) -> Device {
+    fn device(name: &str, codes: &[u8], scales: &[u8]) -> Device {
         let mut info = DeviceInfo::cpu();
         info.name = name.to_owned();
         let mut device = Device::new(info, Backend::open("cpu"));
         let source = Source {
             scheme: Scheme::INT8_ABSMAX,
-            granularity: "tensor".parse().unwrap(),
+            granularity: Granularity::Tensor,
+            saturate: false,
             shape: vec![2],
             dtype: wgpu_quant::file::Dtype::F32,
             digest: None,
         };
-        device.check("q.safetensors".as_ref(), "x", Tensor::new(&[1.0, -1.0], &[2]).unwrap(), &source, stored);
+        let stored = PartBytes { codes: codes.into(), scales: scales.into(), ..PartBytes::default() };
+        device.check("q.safetensors".as_ref(), "x", Tensor::new(&[1.0, -1.0], &[2]).unwrap(), &source, &stored);
         device
     }
 
     fn good() -> Device {
-        device("good", [&CODES, &SCALE])
+        device("good", &CODES, &SCALE)
     }
 
     fn failed(mut device: Device) -> Device {
@@ -382,7 +418,7 @@ mod tests {
 
     #[test]
     fn a_difference_outweighs_a_failure() {
-        let other = || device("other", [&[0x7f, 0x80], &SCALE]);
+        let other = || device("other", &[0x7f, 0x80], &SCALE);
         for devices in [vec![failed(good()), other()], vec![good(), failed(other())]] {
             let verification = Verification::new(&devices, 1, None, None);
             assert_eq!(verification.code, Code::Difference);
@@ -401,8 +437,34 @@ mod tests {
 
     #[test]
     fn another_scale_is_shown_before_other_codes() {
-        let difference = device("other", [&[1, 2], &[0, 0, 0x80, 0x3f]]).difference.unwrap();
+        let difference = device("other", &[1, 2], &[0, 0, 0x80, 0x3f]).difference.unwrap();
         let text = "tensor \"x\": scale of range unit 0: stored 0x3f800000, recomputed 0x3c010204";
         assert_eq!(difference.to_string(), text);
+    }
+
+    #[test]
+    fn a_code_is_shown_as_a_number_of_its_scheme_with_its_element() {
+        let shape = [2, 3];
+        let x = [0.0, 1.0, 2.0, 3.0, 4.0, 15.0];
+        let first = |scheme: Scheme, byte: usize, flip: u8| {
+            let q = wgpu_quant::cpu::quantize(Tensor::new(&x, &shape).unwrap(), &Spec::new(scheme)).unwrap().tensor;
+            let mut stored = PartBytes::of(&q);
+            stored.codes.to_mut()[byte] ^= flip;
+            Difference::first("x", &stored, &q).unwrap().to_string()
+        };
+        // A row takes two bytes, the second of which ends with the padding.
+        for (scheme, byte, flip, expected) in [
+            (Scheme::UINT4_AFFINE, 0, 0x10, "code of element 1: stored 0, recomputed 1"),
+            (Scheme::UINT4_AFFINE, 2, 0x0f, "code of element 3: stored 12, recomputed 3"),
+            (Scheme::UINT4_AFFINE, 3, 0xff, "code of element 5: stored 0, recomputed 15"),
+            (Scheme::UINT4_AFFINE, 3, 0x10, "padding of row 1: stored 1, recomputed 0"),
+            (Scheme::INT4_AFFINE, 0, 0x01, "code of element 0: stored -7, recomputed -8"),
+            (Scheme::UINT8_AFFINE, 5, 0x01, "code of element 5: stored 254, recomputed 255"),
+            (Scheme::INT16_AFFINE, 1, 0xff, "code of element 0: stored 32512, recomputed -32768"),
+            (Scheme::UINT16_AFFINE, 11, 0x80, "code of element 5: stored 32767, recomputed 65535"),
+            (Scheme::F16, 2, 0x01, "code of element 1: stored 0x3c01, recomputed 0x3c00"),
+        ] {
+            assert_eq!(first(scheme, byte, flip), format!("tensor \"x\": {expected}"), "{scheme}");
+        }
     }
 }

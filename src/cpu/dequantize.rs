@@ -1,41 +1,101 @@
 //! From codes back to values; twin of `shaders/dequantize.wgsl`.
 
-use super::fold::map_runs;
+use super::code::Coder;
+use super::fold::{BLOCK_ELEMS, TASK_ELEMS, map_tasks, runs};
 use crate::error::Result;
-use crate::exact;
 use crate::quantized::Quantized;
 
 /// De-quantizes a tensor.
 ///
 /// ```text
-/// x' = q * s
+/// x' = (q - z) * s           z = 0 of a scheme without zero points
+/// x' = q widened to f32      of a cast
 /// ```
 ///
-/// one binary32 product, rounded to nearest, ties to even: one value per code, in the same order. A code at
-/// the edge of an overflowing range gives an infinity, as IEEE says; code 0 gives +0; subnormal scales give
-/// subnormal values.
+/// The integer difference is exact, then one binary32 product, rounded to nearest, ties to even; widening is exact.
+///
+/// One value per code, in row-major order; `s` and `z` are those of the element's range unit. The spare halves of
+/// 4-bit rows are not read.
+///
+/// A code at the edge of an overflowing range gives an infinity, as IEEE says; a code at its zero point gives +0;
+/// subnormal scales give subnormal values. A cast keeps infinities, NaN and -0. An empty tensor has no values.
 ///
 /// # Errors
 /// None at present; the signature leaves room for schemes that can fail.
 ///
+/// The arithmetic is that of ONNX's `DequantizeLinear`.
+///
 /// ```
 /// use wgpu_quant::{Granularity, Quantized, Scheme, cpu};
-/// let q = Quantized::from_parts(Scheme::INT8_ABSMAX, Granularity::Tensor, vec![2], vec![3, 0xff], vec![0.5])?;
+/// let (shape, bytes) = (vec![2], vec![3, 0xff]);
+/// let q = Quantized::from_parts(Scheme::INT8_ABSMAX, Granularity::Tensor, shape, bytes, vec![0.5], vec![])?;
 /// assert_eq!(cpu::dequantize(&q)?, [1.5, -0.5]);
 /// # Ok::<(), wgpu_quant::Error>(())
 /// ```
 pub fn dequantize(q: &Quantized) -> Result<Vec<f32>> {
-    let mut out = vec![0f32; q.codes().len()];
-    map_runs(q.units(), &mut out, |out, run| {
-        values(&q.codes_i8()[run.elems], q.scales()[run.unit], run.ieee, out);
+    let units = q.units();
+    let mut out = vec![0f32; q.elems()];
+    map_tasks(&mut out, TASK_ELEMS, |first, out| {
+        let mut steps = [0; BLOCK_ELEMS];
+        for (block, out) in out.chunks_mut(BLOCK_ELEMS).enumerate() {
+            let start = first + block * BLOCK_ELEMS;
+            for run in runs(units, start..start + out.len()) {
+                let place = run.within(start);
+                let (coder, steps) = (Coder::of(q, &run), &mut steps[place.clone()]);
+                q.read_steps(run.elems.start, coder.z, steps);
+                coder.decode(steps, &mut out[place]);
+            }
+        }
         0
     });
     Ok(out)
 }
 
-/// `x'` of codes that share a scale.
-pub(super) fn values(codes: &[i8], s: f32, ieee: bool, out: &mut [f32]) {
-    for (value, &code) in out.iter_mut().zip(codes) {
-        *value = if ieee { f32::from(code) * s } else { f32::from_bits(exact::code::decode(code.into(), s.to_bits())) };
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layout::Granularity;
+    use crate::scheme::Scheme;
+    use crate::test_data::Rng;
+
+    #[test]
+    fn each_width_is_read_as_it_is_stored() {
+        let values = |scheme, shape: &[usize], bytes: &[u8], scales: &[f32], zero_points: &[i32]| {
+            let granularity = if scales.len() > 1 { Granularity::Group(2) } else { Granularity::Tensor };
+            let parts = (shape.to_vec(), bytes.to_vec(), scales.to_vec(), zero_points.to_vec());
+            let q = Quantized::from_parts(scheme, granularity, parts.0, parts.1, parts.2, parts.3).unwrap();
+            dequantize(&q).unwrap()
+        };
+        // Two odd rows, each of a group of two and a group of one.
+        let bytes = [0x21, 0xf3, 0x84, 0xff];
+        let found = values(Scheme::UINT4_AFFINE, &[2, 3], &bytes, &[1.0, 2.0, 4.0, 0.5], &[1, 0, 8, 15]);
+        assert_eq!(found, [0.0, 1.0, 6.0, -16.0, 0.0, 0.0]);
+        assert_eq!(values(Scheme::INT4_ABSMAX, &[3], &[0x8f, 0x07], &[0.5], &[]), [-0.5, -4.0, 3.5]);
+        assert_eq!(values(Scheme::UINT8_AFFINE, &[3], &[0, 255, 7], &[0.5], &[7]), [-3.5, 124.0, 0.0]);
+        assert_eq!(values(Scheme::INT16_MINMAX, &[2], &[0, 0x80, 1, 1], &[0.5], &[]), [-16384.0, 128.5]);
+        assert_eq!(values(Scheme::UINT16_AFFINE, &[2], &[0, 0, 0xff, 0xff], &[1.0], &[65535]), [-65535.0, 0.0]);
+        assert_eq!(values(Scheme::F16, &[2], &[0, 0x3c, 0xff, 0x7b], &[], &[]), [1.0, 65504.0]);
+        assert_eq!(values(Scheme::BF16, &[1], &[0xc0, 0xbf], &[], &[]), [-1.5]);
+        assert!(values(Scheme::INT4_ABSMAX, &[0, 3], &[], &[1.0], &[]).is_empty());
+    }
+
+    #[test]
+    fn codes_are_read_alike_one_by_one_and_from_any_element_on() {
+        let mut rng = Rng::new(22);
+        for &scheme in Scheme::ALL {
+            for shape in [vec![3, 7], vec![5, 8], vec![11, 1], vec![], vec![40]] {
+                let bytes = crate::quantized::code_bytes(&shape, scheme.code()).unwrap();
+                let codes = (0..bytes).map(|_| rng.next_u32() as u8).collect();
+                let scales = if scheme.is_cast() { vec![] } else { vec![1.0] };
+                let zero_points = if scheme.has_zero_point() { vec![3] } else { vec![] };
+                let q = Quantized::from_parts(scheme, Granularity::Tensor, shape, codes, scales, zero_points).unwrap();
+                for start in 0..q.elems() {
+                    let mut out = vec![0; q.elems() - start];
+                    q.read_steps(start, 5, &mut out);
+                    let steps: Vec<i32> = q.code_values()[start..].iter().map(|code| code - 5).collect();
+                    assert_eq!(out, steps, "{scheme} {:?} {start}", q.shape());
+                }
+            }
+        }
     }
 }

@@ -1,9 +1,10 @@
 //! The range of each range unit; twin of `shaders/min_max.wgsl`.
 
-use super::fold::fold_units;
+use super::fold::{fold_units, for_each_run};
 use crate::error::Result;
 use crate::exact::float::{from_hi_key, from_lo_key, hi_key, lo_key};
-use crate::layout::{Granularity, RangeUnits, Tensor};
+use crate::layout::{Granularity, RangeUnits};
+use crate::tensor::Tensor;
 
 /// The smallest and the largest finite value of a range unit; both +0 where there is none.
 ///
@@ -60,8 +61,12 @@ impl Part {
 /// lo = min x, hi = max x, over finite x
 /// ```
 ///
+/// of each element as f32: f16 and bf16 widened exactly, f64 rounded once, to nearest, ties to even.
+///
+/// One range per range unit, in the units' order; the counts are of the whole tensor.
+///
 /// NaN and infinities are left out and counted; -0 is as +0; subnormals count exactly; a unit without a
-/// finite value, and an empty one, has `lo = hi = 0`.
+/// finite value, and an empty one, has `lo = hi = 0`. An f64 that rounds to infinity is one.
 ///
 /// # Errors
 /// Those of [`RangeUnits::new`].
@@ -79,9 +84,10 @@ pub fn min_max(x: Tensor<'_>, granularity: Granularity) -> Result<Ranges> {
     let parts = fold_units(
         units,
         &Part::default(),
-        |part, run| {
-            let x = &x.data()[run.elems];
-            part.merge(&if run.ieee { plain(x) } else { exact(x) });
+        |slots, elems| {
+            for_each_run(x, units, elems, |run, x| {
+                slots.of(run.unit).merge(&if run.ieee { plain(x) } else { exact(x) });
+            });
         },
         |a, b| a.merge(&b),
     );
@@ -139,4 +145,30 @@ fn exact(x: &[f32]) -> Part {
         part.inf += u64::from(magnitude == 0x7f80_0000);
     }
     part
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tensor::ElemType;
+
+    #[test]
+    fn groups_of_padded_rows_have_ranges_of_their_own() {
+        let data = [1.0, -2.0, 5.0, f32::NAN, 9.0, 0.5, f32::INFINITY, -3.0];
+        let bytes = bytemuck::cast_slice(&data);
+        let x = Tensor::strided(ElemType::F32, bytes, &[2, 3], &[5, 1]).unwrap();
+        let ranges = min_max(x, Granularity::Group(2)).unwrap();
+        let found: Vec<_> = ranges.units.iter().map(|range| (range.lo, range.hi)).collect();
+        assert_eq!(found, [(-2.0, 1.0), (5.0, 5.0), (0.5, 0.5), (-3.0, -3.0)]);
+        // What stands between the rows is not counted.
+        assert_eq!((ranges.nan_elems, ranges.inf_elems), (0, 1));
+    }
+
+    #[test]
+    fn an_f64_is_first_rounded_to_f32() {
+        let x = [1e300, -1e-300, 0.1, f64::NAN];
+        let ranges = min_max(Tensor::f64(&x, &[4]).unwrap(), Granularity::Tensor).unwrap();
+        assert_eq!(ranges.units, [Range { lo: 0.0, hi: 0.1 }]);
+        assert_eq!((ranges.nan_elems, ranges.inf_elems), (1, 1));
+    }
 }

@@ -5,10 +5,12 @@
 //! the evidence that both are right. On a thread whose float environment is not IEEE's default
 //! (flush-to-zero, another rounding mode) a task takes the integer twin instead; the bits are the same.
 //!
-//! The stages have the kernels' names: [`min_max`], [`scale`](scale()), [`quantize`](quantize()),
-//! [`dequantize`](dequantize()), [`loss`](loss()).
+//! The stages have the kernels' names: [`min_max`], [`scale`](scale()) and [`zero_point`], [`quantize`](quantize()),
+//! [`dequantize`](dequantize()), [`fake_quantize`](fake_quantize()) (both in one go), [`loss`](loss()).
 
+mod code;
 mod dequantize;
+mod fake_quantize;
 mod float_env;
 mod fold;
 mod loss;
@@ -17,7 +19,8 @@ mod quantize;
 mod scale;
 
 pub use dequantize::dequantize;
+pub use fake_quantize::{fake_quantize, fake_quantize_with_scales};
 pub use loss::loss;
 pub use min_max::{Range, Ranges, min_max};
 pub use quantize::{quantize, quantize_with_scales};
-pub use scale::scale;
+pub use scale::{scale, zero_point};

@@ -1,53 +1,117 @@
-//! From a range to a scale; twin of `shaders/scale.wgsl`.
+//! From a range to a scale and a zero point; twin of `shaders/scale.wgsl`.
 
 use super::float_env;
 use super::min_max::Range;
-use crate::exact;
+use crate::exact::scale::{Rule, scale_of, zero_point_of};
 use crate::scheme::{Mapping, Scheme};
 
 /// The scale of a range unit with this range.
 ///
 /// ```text
-/// absmax: s = amax / qmax
-/// minmax: s = (hi - lo) / (qmax - qmin)
+/// minmax      s = (hi - lo) / (qmax - qmin)
+/// absmax      s = amax / qmax
+/// affine      s = (max(hi, 0) - min(lo, 0)) / (qmax - qmin)
+/// half-range  s = amax / ((qmax - qmin) / 2)
+/// cast        s = 2^(floor(log2(amax)) - 12), at least 2^-149
 /// ```
 ///
-/// Each operation is one binary32 operation, rounded to nearest, ties to even. A constant unit other than 0
-/// takes the absmax rule under minmax too; when `hi - lo` overflows, `s = hi / (qmax - qmin) + -lo /
-/// (qmax - qmin)`; a scale that comes out 0 (a range of zeros, or one of a few subnormals) is 1.
+/// Each operation is one binary32 operation, rounded to nearest, ties to even; the powers of two are exact. A cast
+/// has no scale: its is nominal, what the grid of [its loss](crate::loss) is made of.
+///
+/// One range gives one scale, that of its range unit.
+///
+/// A constant unit other than 0 takes `amax / qmax` under minmax too, so that the constant survives. Where the width
+/// `w = b - a` overflows, `s = b / (qmax - qmin) + -a / (qmax - qmin)`. A scale that comes out 0 (a range of zeros,
+/// or one of a few subnormals) is 1, of half-range 2^-23. Scales may be subnormal. They are never 0, infinite or NaN.
+///
+/// # Errors
+/// None.
+///
+/// Affine is ONNX's `DynamicQuantizeLinear`, half-range compressed-tensors' symmetric rule; minmax and absmax are the
+/// plain textbook rules.
 ///
 /// ```
 /// use wgpu_quant::{Scheme, cpu};
 /// let range = cpu::Range { lo: -10.0, hi: 10.0 };
 /// assert_eq!(cpu::scale(range, Scheme::INT8_MINMAX).to_bits(), 0x3da0a0a1);
 /// assert_eq!(cpu::scale(range, Scheme::INT8_ABSMAX), 10.0 / 127.0);
+/// assert_eq!(cpu::scale(range, Scheme::CT_INT4), 10.0 / 7.5);
+/// assert_eq!(cpu::scale(cpu::Range { lo: 3.0, hi: 8.0 }, Scheme::UINT4_AFFINE), 8.0 / 15.0);
 /// ```
 pub fn scale(range: Range, scheme: Scheme) -> f32 {
-    if float_env::is_ieee_default() { plain(range, scheme) } else { exact(range, scheme) }
+    if float_env::is_ieee_default() { plain_scale(range, scheme) } else { exact_scale(range, scheme) }
 }
 
-fn plain(range: Range, scheme: Scheme) -> f32 {
-    // Both are exact: a scheme's numbers have at most 16 bits.
-    let (qmax, divisor) = (scheme.qmax() as f32, scheme.divisor() as f32);
+/// The zero point of a range unit with this range and scale; 0 where the scheme has none.
+///
+/// ```text
+/// z = clamp(rne(qmin - min(lo, 0) / s), qmin, qmax)
+/// ```
+///
+/// One binary32 division and one subtraction, each rounded to nearest, ties to even, as is the result to a whole
+/// number.
+///
+/// One range and one scale give one zero point, that of their range unit.
+///
+/// A range without a value below zero has `z = qmin`, a range of zeros among them.
+///
+/// # Errors
+/// None.
+///
+/// The rule of ONNX's `DynamicQuantizeLinear`.
+///
+/// ```
+/// use wgpu_quant::{Scheme, cpu};
+/// let range = cpu::Range { lo: -1.0, hi: 2.0 };
+/// let s = cpu::scale(range, Scheme::UINT8_AFFINE);
+/// assert_eq!((s, cpu::zero_point(range, s, Scheme::UINT8_AFFINE)), (3.0 / 255.0, 85));
+/// assert_eq!(cpu::zero_point(range, s, Scheme::INT8_AFFINE), -43);
+/// ```
+pub fn zero_point(range: Range, scale: f32, scheme: Scheme) -> i32 {
+    if float_env::is_ieee_default() {
+        plain_zero_point(range, scale, scheme)
+    } else {
+        exact_zero_point(range, scale, scheme)
+    }
+}
+
+fn plain_scale(range: Range, scheme: Scheme) -> f32 {
+    let divisor = scheme.divisor();
+    let over_width = |lo: f32, hi: f32| {
+        let width = hi - lo;
+        if width.is_finite() { width / divisor } else { hi / divisor + -lo / divisor }
+    };
     let Range { lo, hi } = range;
     let s = match scheme.mapping() {
-        Mapping::MinMax if lo != hi => {
-            let width = hi - lo;
-            if width.is_finite() { width / divisor } else { hi / divisor + -lo / divisor }
+        Mapping::MinMax if lo != hi => over_width(lo, hi),
+        Mapping::MinMax => range.amax() / scheme.qmax() as f32,
+        Mapping::AbsMax | Mapping::HalfRange => range.amax() / divisor,
+        Mapping::Affine => over_width(lo.min(0.0), hi.max(0.0)),
+        Mapping::Cast if range.amax() == 0.0 => 0.0,
+        Mapping::Cast => {
+            // No f32 is a subnormal f64, so that its exponent stands in its bits.
+            let exponent = ((f64::from(range.amax()).to_bits() >> 52).cast_signed() - 1023 - 12).max(-149);
+            f64::from_bits((exponent + 1023).cast_unsigned() << 52) as f32
         }
-        Mapping::MinMax | Mapping::AbsMax => range.amax() / qmax,
     };
-    if s == 0.0 { 1.0 } else { s }
+    if s == 0.0 { scheme.zero_scale() } else { s }
 }
 
-fn exact(range: Range, scheme: Scheme) -> f32 {
-    f32::from_bits(exact::code::scale_of(
-        range.lo.to_bits(),
-        range.hi.to_bits(),
-        scheme.mapping() == Mapping::MinMax,
-        scheme.qmax().cast_unsigned(),
-        scheme.divisor().cast_unsigned(),
-    ))
+fn exact_scale(range: Range, scheme: Scheme) -> f32 {
+    f32::from_bits(scale_of(range.lo.to_bits(), range.hi.to_bits(), Rule::new(scheme)))
+}
+
+fn plain_zero_point(range: Range, scale: f32, scheme: Scheme) -> i32 {
+    if !scheme.has_zero_point() {
+        return 0;
+    }
+    // Codes have at most 16 bits, so that the floats are the numbers.
+    let (qmin, qmax) = (scheme.qmin() as f32, scheme.qmax() as f32);
+    (qmin - range.lo.min(0.0) / scale).round_ties_even().clamp(qmin, qmax) as i32
+}
+
+fn exact_zero_point(range: Range, scale: f32, scheme: Scheme) -> i32 {
+    zero_point_of(range.lo.to_bits(), scale.to_bits(), Rule::new(scheme))
 }
 
 #[cfg(test)]
@@ -56,23 +120,62 @@ mod tests {
     use crate::test_data::{Rng, edge_bits};
 
     #[test]
-    fn plain_and_exact_scales_agree_on_every_kind_of_range() {
+    fn plain_and_exact_scales_and_zero_points_agree_on_every_kind_of_range() {
         let mut rng = Rng::new(5);
         let edges = edge_bits();
-        for i in 0..1_000_000 {
+        for i in 0..300_000 {
             let n = edges.len();
             let pair = if i < n * n { [edges[i / n], edges[i % n]] } else { [rng.float_bits(), rng.float_bits()] };
             let mut pair = pair.map(f32::from_bits);
+            // Ends of about the same size, where zero points are not the last codes.
+            if i % 4 == 3 {
+                pair[1] = pair[0] * (0.01 * rng.below(200) as f32 - 2.0);
+            }
             if !pair.iter().all(|v| v.is_finite()) {
                 continue;
             }
             pair.sort_by(f32::total_cmp);
             let range = Range { lo: pair[0] + 0.0, hi: pair[1] + 0.0 };
             for &scheme in Scheme::ALL {
-                let (a, b) = (plain(range, scheme), exact(range, scheme));
+                let (a, b) = (plain_scale(range, scheme), exact_scale(range, scheme));
                 assert_eq!(a.to_bits(), b.to_bits(), "{scheme} {range:?}: {a:e} {b:e}");
                 assert!(a > 0.0 && a.is_finite(), "{scheme} {range:?}: {a:e}");
+                let (y, z) = (plain_zero_point(range, a, scheme), exact_zero_point(range, a, scheme));
+                assert_eq!(y, z, "{scheme} {range:?}, s {a:e}");
+                assert!((scheme.qmin()..=scheme.qmax()).contains(&z), "{scheme} {range:?}: {z}");
             }
         }
+    }
+
+    #[test]
+    fn each_mapping_gives_the_scale_of_its_formula() {
+        let of = |lo, hi, scheme: Scheme| {
+            let range = Range { lo, hi };
+            let s = scale(range, scheme);
+            (s, zero_point(range, s, scheme))
+        };
+        assert_eq!(of(-8.0, 7.0, Scheme::INT4_MINMAX), (1.0, 0));
+        assert_eq!(of(-8.0, 7.0, Scheme::INT4_ABSMAX), (8.0 / 7.0, 0));
+        assert_eq!(of(-8.0, 7.0, Scheme::INT4_AFFINE), (1.0, 0));
+        assert_eq!(of(-8.0, 7.0, Scheme::UINT4_AFFINE), (1.0, 8));
+        assert_eq!(of(3.0, 15.0, Scheme::INT4_AFFINE), (1.0, -8));
+        assert_eq!(of(-30.0, -3.0, Scheme::UINT4_AFFINE), (2.0, 15));
+        assert_eq!(of(-8.0, 7.5, Scheme::CT_INT4), (8.0 / 7.5, 0));
+        assert_eq!(of(0.0, 65535.0, Scheme::INT16_AFFINE), (1.0, -32768));
+        assert_eq!(of(-1.0, 65534.0, Scheme::UINT16_AFFINE), (1.0, 1));
+        // Halfway between two codes: the even one.
+        assert_eq!(of(-2.5, 252.5, Scheme::ONNX_DYNAMIC_UINT8), (1.0, 2));
+        assert_eq!(of(-3.5, 251.5, Scheme::ONNX_DYNAMIC_UINT8), (1.0, 4));
+        // Ranges of zeros, and a constant.
+        assert_eq!(of(0.0, 0.0, Scheme::UINT8_AFFINE), (1.0, 0));
+        assert_eq!(of(0.0, 0.0, Scheme::INT8_AFFINE), (1.0, -128));
+        assert_eq!(of(0.0, 0.0, Scheme::CT_INT8), (2f32.powi(-23), 0));
+        assert_eq!(of(14.0, 14.0, Scheme::INT4_MINMAX), (2.0, 0));
+        // The width overflows.
+        assert_eq!(of(f32::MIN, f32::MAX, Scheme::UINT8_AFFINE).0, f32::MAX / 255.0 * 2.0);
+        // A cast's nominal scale.
+        assert_eq!(of(-5.0, 1.0, Scheme::F16), (2f32.powi(-10), 0));
+        assert_eq!(of(0.0, f32::from_bits(7), Scheme::BF16), (f32::from_bits(1), 0));
+        assert_eq!(of(0.0, 0.0, Scheme::BF16), (1.0, 0));
     }
 }

@@ -1,9 +1,7 @@
 //! From a value to its code and back, on bit patterns; twin of `shaders/exact/code.wgsl`, which holds the
 //! proof.
 
-use super::float::{
-    INF, MAGNITUDE, add, div, from_int, is_finite, mul_hi, mul_int, parts, shift_right_rne, sub, unsigned_abs,
-};
+use super::float::{INF, MAGNITUDE, mul_hi, mul_int, parts, shift_right_rne, sub, unsigned_abs};
 
 /// What a scale becomes before it meets elements.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -16,9 +14,14 @@ pub(crate) struct Recipe {
     /// The search window above `base(s)` for positive and negative values; 0 where the search is not proven.
     pub(crate) window_p: u32,
     pub(crate) window_n: u32,
-    /// The least magnitudes that are clipped; infinity where none is.
+    /// The least magnitudes that are clipped.
     pub(crate) clip_p: u32,
     pub(crate) clip_n: u32,
+    /// The steps from the zero point to the last code, on either side.
+    pub(crate) cap_p: u32,
+    pub(crate) cap_n: u32,
+    /// The zero point.
+    pub(crate) z: i32,
 }
 
 pub(crate) fn reciprocal(m: u32) -> u32 {
@@ -65,13 +68,13 @@ pub(crate) fn threshold(k: u32, ms: u32, es: i32) -> u32 {
     ((biased.cast_unsigned() << 23) + q + 1).min(INF)
 }
 
-/// The recipe of scale `s`; `hi` and `lo` bound the values that it will meet.
-pub(crate) fn recipe(s: u32, lo: u32, hi: u32, qmin: i32, qmax: i32) -> Recipe {
+/// The recipe of scale `s` and zero point `z`, one of the codes `qmin ..= qmax`.
+pub(crate) fn recipe(s: u32, z: i32, qmin: i32, qmax: i32) -> Recipe {
     let y = parts(s);
-    let proven = ((2 << 23)..(238 << 23)).contains(&s);
-    let (cap_p, cap_n) = (qmax.cast_unsigned(), qmin.unsigned_abs());
-    let clip_p = threshold(cap_p + 1, y.m, y.e);
-    let clip_n = threshold(cap_n + 1, y.m, y.e);
+    let cap_p = (qmax.cast_unsigned().wrapping_sub(z.cast_unsigned())).min(0xffff);
+    let cap_n = (z.cast_unsigned().wrapping_sub(qmin.cast_unsigned())).min(0xffff);
+    let narrow = cap_p.wrapping_sub(1) < 128 && cap_n.wrapping_sub(1) < 128;
+    let proven = narrow && ((2 << 23)..(238 << 23)).contains(&s);
     Recipe {
         s,
         ms: y.m,
@@ -79,8 +82,11 @@ pub(crate) fn recipe(s: u32, lo: u32, hi: u32, qmin: i32, qmax: i32) -> Recipe {
         reciprocal: reciprocal(y.m),
         window_p: if proven { window(cap_p, y.m, y.e, s) } else { 0 },
         window_n: if proven { window(cap_n, y.m, y.e, s) } else { 0 },
-        clip_p: if hi.cast_signed() >= clip_p.cast_signed() { clip_p } else { INF },
-        clip_n: if lo >> 31 == 1 && (lo & MAGNITUDE) >= clip_n { clip_n } else { INF },
+        clip_p: threshold(cap_p + 1, y.m, y.e),
+        clip_n: threshold(cap_n + 1, y.m, y.e),
+        cap_p,
+        cap_n,
+        z,
     }
 }
 
@@ -119,14 +125,14 @@ pub(crate) fn search(b: u32, r: &Recipe, neg: bool) -> u32 {
     guess - (d >> 31)
 }
 
-/// The code of `b`, without a zero point.
-pub(crate) fn encode(b: u32, r: &Recipe, qmin: i32, qmax: i32) -> i32 {
+/// The code of `b`, less the zero point.
+pub(crate) fn encode(b: u32, r: &Recipe) -> i32 {
     let neg = (b >> 31) == 1;
     let k = if r.window_p != 0 {
         search(b, r, neg)
     } else {
         let a = b & MAGNITUDE;
-        let cap = if neg { qmin.unsigned_abs() } else { qmax.cast_unsigned() };
+        let cap = if neg { r.cap_n } else { r.cap_p };
         let full = quotient(a, r).min(cap);
         if a > INF {
             0
@@ -161,30 +167,11 @@ pub(crate) fn abs_error_of(x: u32, out: u32) -> u32 {
     sub(out, x) & MAGNITUDE
 }
 
-/// The scale of a range; `minmax` or else absmax.
-pub(crate) fn scale_of(lo: u32, hi: u32, minmax: bool, qmax: u32, divisor: u32) -> u32 {
-    let amax = (lo & MAGNITUDE).max(hi & MAGNITUDE);
-    let s;
-    if minmax && lo != hi {
-        let width = sub(hi, lo);
-        if is_finite(width) {
-            s = div(width, from_int(divisor));
-        } else {
-            s = add(div(hi, from_int(divisor)), div(lo ^ 0x8000_0000, from_int(divisor)));
-        }
-    } else {
-        s = div(amax, from_int(qmax));
-    }
-    if s == 0 { 0x3f80_0000 } else { s }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::test_data::{Rng, edge_bits};
 
-    const QMIN: i32 = -128;
-    const QMAX: i32 = 127;
     const SCALES: [u32; 16] = [
         1,
         2,
@@ -204,42 +191,71 @@ mod tests {
         0x7f7f_ffff,
     ];
 
-    fn unbounded(s: u32) -> Recipe {
-        recipe(s, 0xff7f_ffff, 0x7f7f_ffff, QMIN, QMAX)
-    }
+    /// Codes and zero points: symmetric, affine with the zero point at an end, in the middle and beside it, of
+    /// every width.
+    const CODES: [(i32, i32, i32); 14] = [
+        (-128, 127, 0),
+        (-8, 7, 0),
+        (-32768, 32767, 0),
+        (0, 255, 0),
+        (0, 255, 255),
+        (0, 255, 127),
+        (0, 255, 3),
+        (-128, 127, -128),
+        (-128, 127, 1),
+        (0, 15, 15),
+        (-8, 7, -3),
+        (0, 65535, 0),
+        (0, 65535, 40000),
+        (-32768, 32767, 32767),
+    ];
 
-    /// The contract's words in plain floats.
-    fn expected(b: u32, s: u32) -> (i32, bool) {
+    /// The contract's words in plain floats; the code less the zero point.
+    fn expected(b: u32, s: u32, (qmin, qmax, z): (i32, i32, i32)) -> (i32, bool) {
         let (x, s) = (f32::from_bits(b), f32::from_bits(s));
-        let whole = (x / s).round_ties_even();
-        let clipped = x.is_finite() && !(QMIN as f32..=QMAX as f32).contains(&whole);
-        (if x.is_nan() { 0 } else { whole.clamp(QMIN as f32, QMAX as f32) as i32 }, clipped)
+        let code = f64::from((x / s).round_ties_even()) + f64::from(z);
+        let (least, most) = (f64::from(qmin), f64::from(qmax));
+        let clipped = x.is_finite() && !(least..=most).contains(&code);
+        (if x.is_nan() { 0 } else { code.clamp(least, most) as i32 - z }, clipped)
     }
 
-    fn check(b: u32, r: &Recipe) {
-        let found = (encode(b, r, QMIN, QMAX), is_clipped(b, r));
-        assert_eq!(found, expected(b, r.s), "x {b:#010x}, s {:#010x}", r.s);
+    fn recipe_of(s: u32, (qmin, qmax, z): (i32, i32, i32)) -> Recipe {
+        recipe(s, z, qmin, qmax)
+    }
+
+    fn check(b: u32, r: &Recipe, codes: (i32, i32, i32)) {
+        let found = (encode(b, r), is_clipped(b, r));
+        assert_eq!(found, expected(b, r.s, codes), "x {b:#010x}, s {:#010x}, codes and zero point {codes:?}", r.s);
         // The general form, where the search is taken too.
-        let general = encode(b, &Recipe { window_p: 0, ..*r }, QMIN, QMAX);
-        assert_eq!(general, found.0, "x {b:#010x}, s {:#010x}", r.s);
+        let general = encode(b, &Recipe { window_p: 0, ..*r });
+        assert_eq!(general, found.0, "x {b:#010x}, s {:#010x}, {codes:?}", r.s);
     }
 
     #[test]
     fn codes_and_clipping_are_those_of_plain_floats_near_every_threshold() {
         let mut rng = Rng::new(6);
         let random = (0..3000).map(|_| (rng.next_u32() & 0x7fff_ffff).clamp(1, 0x7f7f_ffff)).collect::<Vec<_>>();
-        for s in SCALES.into_iter().chain(random) {
-            let r = unbounded(s);
-            for k in 0..=130u32 {
+        for (i, s) in SCALES.into_iter().chain(random).enumerate() {
+            let codes = CODES[i % CODES.len()];
+            let r = recipe_of(s, codes);
+            // The innermost and outermost codes, and some between.
+            let (p, n, all) = (r.cap_p, r.cap_n, r.cap_p + r.cap_n);
+            let between = (0..if all > 300 { 60 } else { 0 }).map(|_| rng.below(all));
+            let near_zero = 0..all.min(150);
+            for k in near_zero
+                .chain(p.saturating_sub(3)..p + 3)
+                .chain(n.saturating_sub(3)..n + 3)
+                .chain(between.collect::<Vec<_>>())
+            {
                 let half = ((f64::from(k) + 0.5) * f64::from(f32::from_bits(s))) as f32;
                 for near in -3i32..=3 {
                     let b = half.to_bits().saturating_add_signed(near).min(INF);
-                    check(b, &r);
-                    check(b | 0x8000_0000, &r);
+                    check(b, &r, codes);
+                    check(b | 0x8000_0000, &r, codes);
                 }
             }
             for b in edge_bits() {
-                check(b, &r);
+                check(b, &r, codes);
             }
         }
     }
@@ -247,12 +263,14 @@ mod tests {
     #[test]
     fn codes_and_clipping_are_those_of_plain_floats_on_random_bits() {
         let mut rng = Rng::new(7);
-        for _ in 0..20_000 {
-            let r = unbounded((rng.float_bits() & 0x7fff_ffff).clamp(1, 0x7f7f_ffff));
+        for i in 0..20_000 {
+            let codes = CODES[i % CODES.len()];
+            let r = recipe_of((rng.float_bits() & 0x7fff_ffff).clamp(1, 0x7f7f_ffff), codes);
             for _ in 0..50 {
-                check(rng.float_bits(), &r);
+                check(rng.float_bits(), &r, codes);
                 // Near the scale's own magnitude, where codes differ.
-                check((rng.next_u32() & 0x83ff_ffff) ^ r.s, &r);
+                check((rng.next_u32() & 0x83ff_ffff) ^ r.s, &r, codes);
+                check((rng.next_u32() & 0x8fff_ffff) ^ r.s, &r, codes);
             }
         }
     }
@@ -261,13 +279,16 @@ mod tests {
     #[ignore = "2^32 values for each of 16 scales: cargo test --release --lib -- --ignored (a few minutes)"]
     fn codes_and_clipping_are_those_of_plain_floats_on_all_values() {
         use rayon::prelude::*;
-        for s in SCALES {
-            let r = unbounded(s);
-            (0..=u32::MAX >> 16).into_par_iter().for_each(|high| {
-                for low in 0..=0xffff {
-                    check(high << 16 | low, &r);
-                }
-            });
+        // A scale with each kind of codes, int8's with all.
+        for (i, s) in SCALES.into_iter().enumerate() {
+            for codes in [CODES[0], CODES[1 + i % (CODES.len() - 1)]] {
+                let r = recipe_of(s, codes);
+                (0..=u32::MAX >> 16).into_par_iter().for_each(|high| {
+                    for low in 0..=0xffff {
+                        check(high << 16 | low, &r, codes);
+                    }
+                });
+            }
         }
     }
 
@@ -277,7 +298,8 @@ mod tests {
         let edges = edge_bits();
         for i in 0..400_000 {
             let s = if i < 100 { SCALES[i % 16] } else { (rng.float_bits() & 0x7fff_ffff).clamp(1, 0x7f7f_ffff) };
-            let q = i32::try_from(rng.next_u32() % 256).unwrap() - 128;
+            let q = i32::try_from(rng.next_u32() % if i % 2 == 0 { 256 } else { 131_071 }).unwrap();
+            let q = q - if i % 2 == 0 { 128 } else { 65_535 };
             let out = q as f32 * f32::from_bits(s);
             assert_eq!(decode(q, s), out.to_bits(), "{q} * {s:#010x}");
             let x = if i % 4 == 0 { edges[i / 4 % edges.len()] } else { rng.float_bits() };

@@ -158,8 +158,15 @@ pub(crate) fn div(a: u32, b: u32) -> u32 {
     round_pack(sign, (q << 1) | u32::from(r != 0), x.e - y.e - 27)
 }
 
-pub(crate) fn from_int(k: u32) -> u32 {
-    round_pack(0, k, 0)
+pub(crate) fn from_int(q: i32) -> u32 {
+    round_pack(if q < 0 { SIGN } else { 0 }, unsigned_abs(q), 0)
+}
+
+pub(crate) fn to_int(b: u32) -> i32 {
+    let x = parts(b & MAGNITUDE);
+    let whole = shift_right_rne(x.m, (-x.e).clamp(1, 25).cast_unsigned());
+    let k = if x.e >= 0 { HIDDEN } else { whole };
+    (if b >> 31 == 1 { 0u32.wrapping_sub(k) } else { k }).cast_signed()
 }
 
 #[cfg(test)]
@@ -198,8 +205,10 @@ mod tests {
             let k = a >> 15;
             if k != 0 && b & MAGNITUDE != 0 {
                 check("mul_int", k, b, mul_int(b & SIGN, k, b & MAGNITUDE), k as f32 * y);
-                check("from_int", a, 0, from_int(a), a as f32);
+                check("from_int", a, 0, from_int(a.cast_signed()), a.cast_signed() as f32);
             }
+            let whole = x.round_ties_even().clamp(-8_388_608.0, 8_388_608.0) as i32;
+            assert_eq!(to_int(a), whole, "to_int({a:#010x})");
         }
     }
 

@@ -12,8 +12,8 @@ const BYTES: usize = 32;
 
 /// A SHA-256 digest; its text is 64 hex digits in lower case.
 ///
-/// - Of a quantized tensor: over its stored bytes, the codes and then the scales (f32, little-endian). Whoever
-///   cuts these out of a file gets it from `sha256sum`.
+/// - Of a quantized tensor: over its stored bytes, the codes, then the scales and then the zero points, as far as
+///   there are any. Whoever cuts these out of a file gets it from `sha256sum`.
 /// - Of a file: over the SHA-256 of the name (UTF-8) and the tensor's digest, 32 bytes each, for each quantized
 ///   tensor in the byte order of the names. Other tensors, and the metadata, have no part in it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]

@@ -1,8 +1,9 @@
 //! An input file: its tensors by name, whatever the format.
 
 use super::map::map;
-use super::{Dtype, invalid, npy, safetensors, widen};
+use super::{Dtype, invalid, npy, safetensors};
 use crate::error::Result;
+use crate::tensor::ElemType;
 use memmap2::Mmap;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -72,10 +73,24 @@ impl<'a> TensorView<'a> {
         crate::elems(self.shape).unwrap_or(0)
     }
 
-    /// The values as f32: F16 and BF16 widened exactly, F64 rounded once to nearest even; `None` of a type that
-    /// is no float, or a float that is not read.
-    pub fn to_f32(&self) -> Option<Cow<'a, [f32]>> {
-        widen::to_f32(self.dtype, self.bytes)
+    /// The elements' type, where they are floats that are quantized.
+    pub fn elem_type(&self) -> Option<ElemType> {
+        match self.dtype {
+            Dtype::F32 => Some(ElemType::F32),
+            Dtype::F16 => Some(ElemType::F16),
+            Dtype::BF16 => Some(ElemType::Bf16),
+            Dtype::F64 => Some(ElemType::F64),
+            _ => None,
+        }
+    }
+
+    /// The elements in this machine's byte order, as [`Tensor::from_bytes`](crate::Tensor::from_bytes) takes them.
+    pub fn ne_bytes(&self) -> Cow<'a, [u8]> {
+        if cfg!(target_endian = "little") {
+            return Cow::Borrowed(self.bytes);
+        }
+        let width = self.elem_type().map_or(1, ElemType::bytes);
+        Cow::Owned(self.bytes.chunks(width).flat_map(|element| element.iter().rev().copied()).collect())
     }
 }
 

@@ -8,23 +8,22 @@ mod digest;
 mod input;
 mod json;
 mod map;
-mod narrow;
 mod native;
 mod new_file;
 mod npy;
 mod safetensors;
-mod widen;
 
 pub use self::safetensors::Layout;
 pub use ::safetensors::Dtype;
 pub use digest::Digest;
 pub use input::{FileKind, Input, TensorView};
-pub use narrow::narrowed;
-pub use native::{METADATA_KEY, Source, Sources, part_bytes, parts};
+pub use native::{METADATA_KEY, Part, PartBytes, PartKind, Source, Sources, parts, zero_points};
 pub use new_file::{NewFile, check_target, remove_unfinished, same_file};
 pub use npy::header as npy_header;
 
 use crate::error::Error;
+use crate::exact::narrow::{to_bf16, to_f16};
+use rayon::prelude::*;
 use std::borrow::Cow;
 use std::path::Path;
 
@@ -44,5 +43,21 @@ pub fn le_bytes(values: &[f32]) -> Cow<'_, [u8]> {
         Cow::Borrowed(bytemuck::cast_slice(values))
     } else {
         Cow::Owned(values.iter().flat_map(|v| v.to_bits().to_le_bytes()).collect())
+    }
+}
+
+/// The values as a file holds them in F32, F16 or BF16, little-endian.
+///
+/// Beyond the type's range lies infinity, -0 stays, and a NaN keeps its sign and top payload bits, with the
+/// quiet bit set. Any other type is taken as F32.
+pub fn narrowed(values: &[f32], dtype: Dtype) -> Cow<'_, [u8]> {
+    let pack = |narrow: fn(u32) -> u32| {
+        let half = |v: &f32| narrow(v.to_bits()).to_le_bytes().into_iter().take(2);
+        Cow::Owned(values.par_iter().flat_map_iter(half).collect())
+    };
+    match dtype {
+        Dtype::F16 => pack(|b| to_f16(b, false)),
+        Dtype::BF16 => pack(to_bf16),
+        _ => le_bytes(values),
     }
 }

@@ -1,34 +1,27 @@
 //! One call's work on the device: dispatches and copies gathered, submitted at once, read back at once.
 
 use super::Gpu;
-use super::shader::{Kernel, Params};
+use super::shader::{Kernel, Params, Program};
 use crate::error::{Error, Result};
-use crate::scheme::Scheme;
 use futures_intrusive::channel::shared::{OneshotReceiver, oneshot_channel};
 use std::future::Future;
 use std::num::NonZeroU64;
+use std::ops::Range;
 use std::pin::Pin;
 use std::time::Duration;
 
 /// What a dispatch covers: invocations enough for this many workgroups.
 pub(super) struct Dispatch {
-    pub(super) kernel: Kernel,
-    pub(super) scheme: Scheme,
+    pub(super) program: Program,
     pub(super) params: Params,
     pub(super) buffers: Vec<(u32, wgpu::Buffer)>,
     pub(super) workgroups: u64,
 }
 
 impl Dispatch {
-    pub(super) fn new(
-        kernel: Kernel,
-        scheme: Scheme,
-        params: Params,
-        buffers: &[(u32, &wgpu::Buffer)],
-        workgroups: u64,
-    ) -> Self {
+    pub(super) fn new(program: Program, params: Params, buffers: &[(u32, &wgpu::Buffer)], workgroups: u64) -> Self {
         let buffers = buffers.iter().map(|&(binding, buffer)| (binding, buffer.clone())).collect();
-        Self { kernel, scheme, params, buffers, workgroups }
+        Self { program, params, buffers, workgroups }
     }
 }
 
@@ -58,8 +51,17 @@ impl Drop for Scopes {
 pub(super) struct Job<'g> {
     gpu: &'g Gpu,
     scopes: Scopes,
+    copies: Vec<Copy>,
     dispatches: Vec<Dispatch>,
     reads: Vec<(wgpu::Buffer, usize)>,
+}
+
+/// Bytes to copy on the device before the first dispatch.
+struct Copy {
+    from: wgpu::Buffer,
+    from_byte: u64,
+    to: wgpu::Buffer,
+    bytes: u64,
 }
 
 /// A buffer that is being mapped, and how many of its bytes count.
@@ -88,7 +90,8 @@ pub(super) struct Finished {
 impl<'g> Job<'g> {
     pub(super) fn new(gpu: &'g Gpu) -> Result<Self> {
         gpu.check_alive()?;
-        Ok(Self { gpu, scopes: Scopes::open(&gpu.device), dispatches: Vec::new(), reads: Vec::new() })
+        let scopes = Scopes::open(&gpu.device);
+        Ok(Self { gpu, scopes, copies: Vec::new(), dispatches: Vec::new(), reads: Vec::new() })
     }
 
     /// A zeroed storage buffer of this many bytes, rounded up to whole vectors.
@@ -120,6 +123,19 @@ impl<'g> Job<'g> {
         Ok(buffer)
     }
 
+    /// The same, holding these bytes of a caller's buffer.
+    pub(super) fn copy(
+        &mut self,
+        what: &'static str,
+        from: &wgpu::Buffer,
+        bytes: Range<usize>,
+    ) -> Result<wgpu::Buffer> {
+        let to = self.buffer(what, bytes.len())?;
+        let (from_byte, bytes) = (bytes.start as u64, bytes.len() as u64);
+        self.copies.push(Copy { from: from.clone(), from_byte, to: to.clone(), bytes });
+        Ok(to)
+    }
+
     pub(super) fn dispatch(&mut self, dispatch: Dispatch) {
         self.dispatches.push(dispatch);
     }
@@ -132,8 +148,8 @@ impl<'g> Job<'g> {
 
     /// Records everything into one command buffer and submits it.
     pub(super) fn submit(self) -> Result<Pending> {
-        let Self { gpu, scopes, dispatches, reads } = self;
-        let (commands, staged) = record(gpu, &dispatches, &reads)?;
+        let Self { gpu, scopes, copies, dispatches, reads } = self;
+        let (commands, staged) = record(gpu, &copies, &dispatches, &reads)?;
         let index = gpu.queue.submit([commands]);
         gpu.count_submission();
         let mapped = staged
@@ -154,7 +170,7 @@ impl<'g> Job<'g> {
             scopes,
             index: Some(index),
             mapped,
-            kernels: if timed { dispatches.iter().map(|d| d.kernel).collect() } else { Vec::new() },
+            kernels: if timed { dispatches.iter().map(|d| d.program.kernel).collect() } else { Vec::new() },
             timestamp_period: gpu.queue.get_timestamp_period(),
         })
     }
@@ -162,6 +178,7 @@ impl<'g> Job<'g> {
 
 fn record(
     gpu: &Gpu,
+    copies: &[Copy],
     dispatches: &[Dispatch],
     reads: &[(wgpu::Buffer, usize)],
 ) -> Result<(wgpu::CommandBuffer, Vec<(wgpu::Buffer, usize)>)> {
@@ -187,9 +204,12 @@ fn record(
             count: 2 * u32_of(dispatches.len()),
         })
     });
+    for Copy { from, from_byte, to, bytes } in copies.iter().filter(|copy| copy.bytes > 0) {
+        encoder.copy_buffer_to_buffer(from, *from_byte, to, 0, *bytes);
+    }
     let mut pass = None;
     for (i, dispatch) in dispatches.iter().enumerate() {
-        let pipeline = gpu.pipeline(dispatch.kernel, dispatch.scheme);
+        let pipeline = gpu.pipeline(dispatch.program);
         let mut entries = vec![wgpu::BindGroupEntry {
             binding: 0,
             resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
@@ -205,7 +225,7 @@ fn record(
             }),
         );
         let bind_group = device.create_bind_group(&wgpu::BindGroupDescriptor {
-            label: Some(&format!("wgpu-quant {}", dispatch.kernel.label())),
+            label: Some(&format!("wgpu-quant {}", dispatch.program.label())),
             layout: &pipeline.get_bind_group_layout(0),
             entries: &entries,
         });

@@ -11,14 +11,15 @@ mod shader;
 
 pub use adapter::{AdapterDescription, DEVICE_VARIABLE, Select, adapters};
 pub(crate) use call::has_short_runs;
-pub use shader::{Kernel, Params, RECIPE_WORDS, Tuning, shader_source};
+pub use shader::{Codec, Kernel, Params, Program, RECIPE_WORDS, Tuning, shader_source};
 
 use crate::device::{Computed, DeviceInfo};
 use crate::error::{Error, Result};
-use crate::layout::{Tensor, saturate};
+use crate::layout::saturate;
 use crate::loss::Loss;
-use crate::quantized::{QuantizeOutput, Quantized, Spec};
-use crate::scheme::Scheme;
+use crate::quantized::{FakeQuantizeOutput, QuantizeOutput, Quantized, Spec};
+use crate::tensor::Tensor;
+use call::Given;
 use job::{Finished, Pending};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -46,7 +47,7 @@ pub struct Gpu {
     queue: wgpu::Queue,
     limits: wgpu::Limits,
     tuning: Tuning,
-    pipelines: Arc<Mutex<HashMap<(Kernel, Scheme), wgpu::ComputePipeline>>>,
+    pipelines: Arc<Mutex<HashMap<Program, wgpu::ComputePipeline>>>,
     lost: Arc<Mutex<Option<String>>>,
     submissions: AtomicU64,
     readbacks: AtomicU64,
@@ -148,10 +149,17 @@ impl Gpu {
         };
         let most = self.limits.max_compute_invocations_per_workgroup.min(self.limits.max_compute_workgroup_size_x);
         within("workgroup in invocations", tuning.workgroup, most.min(1024))?;
-        within("chunk in vectors of 4 elements", tuning.chunk_elems / 4, 1 << 26)?;
+        within("chunk in blocks of 8 elements", tuning.chunk_elems / 8, 1 << 25)?;
         within("slab in range units", saturate(tuning.slab_units), u32::MAX)?;
         within("dispatch in workgroups per dimension", tuning.workgroups_per_dimension, u32::MAX)?;
         Ok(Self { tuning, pipelines: Arc::default(), ..self })
+    }
+
+    /// The same device that always quantizes in two passes, and the same compiled kernels.
+    pub(crate) fn in_two_passes(&self) -> Self {
+        let Tuning { chunk_elems, slab_units, workgroups_per_dimension, .. } = self.tuning;
+        let gpu = self.cut(chunk_elems, slab_units, workgroups_per_dimension);
+        Self { tuning: gpu.tuning.one_pass(false), ..gpu }
     }
 
     /// The same device with smaller chunks, slabs and dispatches, and the same compiled kernels.
@@ -195,13 +203,13 @@ impl Gpu {
         lock(&self.times).clone()
     }
 
-    /// [`cpu::quantize`](crate::cpu::quantize) on the device; blocks until the result is there.
+    /// [`cpu::quantize`](crate::cpu::quantize) on the device; blocks.
     ///
     /// # Errors
     /// Those of the CPU path; [`Error::TooLarge`], [`Error::OutOfMemory`], [`Error::DeviceLost`],
     /// [`Error::Timeout`] and [`Error::Gpu`] when the device cannot.
     pub fn quantize(&self, x: Tensor<'_>, spec: &Spec) -> Result<Computed<QuantizeOutput>> {
-        let (pending, reading) = self.start_quantize(x, spec, None)?;
+        let (pending, reading) = self.start_quantize(x, spec, Given::Nothing)?;
         self.output(reading.finish(&self.wait(pending)?)?)
     }
 
@@ -210,16 +218,23 @@ impl Gpu {
     /// # Errors
     /// Those of [`quantize`](Self::quantize).
     pub async fn quantize_async(&self, x: Tensor<'_>, spec: &Spec) -> Result<Computed<QuantizeOutput>> {
-        let (pending, reading) = self.start_quantize(x, spec, None)?;
+        let (pending, reading) = self.start_quantize(x, spec, Given::Nothing)?;
         self.output(reading.finish(&self.finished(pending).await?)?)
     }
 
     /// [`cpu::quantize_with_scales`](crate::cpu::quantize_with_scales) on the device; blocks.
     ///
     /// # Errors
-    /// Those of the CPU path and of [`quantize`](Self::quantize).
-    pub fn quantize_with_scales(&self, x: Tensor<'_>, spec: &Spec, scales: &[f32]) -> Result<Computed<QuantizeOutput>> {
-        let (pending, reading) = self.start_quantize(x, spec, Some(scales))?;
+    /// Those of the CPU path; [`Error::TooLarge`], [`Error::OutOfMemory`], [`Error::DeviceLost`],
+    /// [`Error::Timeout`] and [`Error::Gpu`] when the device cannot.
+    pub fn quantize_with_scales(
+        &self,
+        x: Tensor<'_>,
+        spec: &Spec,
+        scales: &[f32],
+        zero_points: &[i32],
+    ) -> Result<Computed<QuantizeOutput>> {
+        let (pending, reading) = self.start_quantize(x, spec, Given::Host(scales, zero_points))?;
         self.output(reading.finish(&self.wait(pending)?)?)
     }
 
@@ -232,9 +247,92 @@ impl Gpu {
         x: Tensor<'_>,
         spec: &Spec,
         scales: &[f32],
+        zero_points: &[i32],
     ) -> Result<Computed<QuantizeOutput>> {
-        let (pending, reading) = self.start_quantize(x, spec, Some(scales))?;
+        let (pending, reading) = self.start_quantize(x, spec, Given::Host(scales, zero_points))?;
         self.output(reading.finish(&self.finished(pending).await?)?)
+    }
+
+    /// The same with scales (f32) and zero points (i32) that lie on the device, one per range unit, in buffers of usage
+    /// `COPY_SRC`. They are checked when they come back: what is no scale or no code is an error then; blocks.
+    ///
+    /// # Errors
+    /// Those of the CPU path; [`Error::TooLarge`], [`Error::OutOfMemory`], [`Error::DeviceLost`],
+    /// [`Error::Timeout`] and [`Error::Gpu`] when the device cannot.
+    pub fn quantize_with_buffers(
+        &self,
+        x: Tensor<'_>,
+        spec: &Spec,
+        scales: &wgpu::Buffer,
+        zero_points: Option<&wgpu::Buffer>,
+    ) -> Result<Computed<QuantizeOutput>> {
+        let (pending, reading) = self.start_quantize(x, spec, Given::Device(scales, zero_points))?;
+        self.output(reading.finish(&self.wait(pending)?)?)
+    }
+
+    /// [`quantize_with_buffers`](Self::quantize_with_buffers) without blocking.
+    ///
+    /// # Errors
+    /// Those of [`quantize_with_buffers`](Self::quantize_with_buffers).
+    pub async fn quantize_with_buffers_async(
+        &self,
+        x: Tensor<'_>,
+        spec: &Spec,
+        scales: &wgpu::Buffer,
+        zero_points: Option<&wgpu::Buffer>,
+    ) -> Result<Computed<QuantizeOutput>> {
+        let (pending, reading) = self.start_quantize(x, spec, Given::Device(scales, zero_points))?;
+        self.output(reading.finish(&self.finished(pending).await?)?)
+    }
+
+    /// [`cpu::fake_quantize`](crate::cpu::fake_quantize) on the device; blocks.
+    ///
+    /// # Errors
+    /// Those of the CPU path; [`Error::TooLarge`], [`Error::OutOfMemory`], [`Error::DeviceLost`],
+    /// [`Error::Timeout`] and [`Error::Gpu`] when the device cannot.
+    pub fn fake_quantize(&self, x: Tensor<'_>, spec: &Spec) -> Result<Computed<FakeQuantizeOutput>> {
+        let (pending, reading) = self.start_fake_quantize(x, spec, Given::Nothing)?;
+        self.output(reading.values(&self.wait(pending)?)?)
+    }
+
+    /// [`fake_quantize`](Self::fake_quantize) without blocking.
+    ///
+    /// # Errors
+    /// Those of [`fake_quantize`](Self::fake_quantize).
+    pub async fn fake_quantize_async(&self, x: Tensor<'_>, spec: &Spec) -> Result<Computed<FakeQuantizeOutput>> {
+        let (pending, reading) = self.start_fake_quantize(x, spec, Given::Nothing)?;
+        self.output(reading.values(&self.finished(pending).await?)?)
+    }
+
+    /// [`cpu::fake_quantize_with_scales`](crate::cpu::fake_quantize_with_scales) on the device; blocks.
+    ///
+    /// # Errors
+    /// Those of the CPU path; [`Error::TooLarge`], [`Error::OutOfMemory`], [`Error::DeviceLost`],
+    /// [`Error::Timeout`] and [`Error::Gpu`] when the device cannot.
+    pub fn fake_quantize_with_scales(
+        &self,
+        x: Tensor<'_>,
+        spec: &Spec,
+        scales: &[f32],
+        zero_points: &[i32],
+    ) -> Result<Computed<FakeQuantizeOutput>> {
+        let (pending, reading) = self.start_fake_quantize(x, spec, Given::Host(scales, zero_points))?;
+        self.output(reading.values(&self.wait(pending)?)?)
+    }
+
+    /// [`fake_quantize_with_scales`](Self::fake_quantize_with_scales) without blocking.
+    ///
+    /// # Errors
+    /// Those of [`fake_quantize_with_scales`](Self::fake_quantize_with_scales).
+    pub async fn fake_quantize_with_scales_async(
+        &self,
+        x: Tensor<'_>,
+        spec: &Spec,
+        scales: &[f32],
+        zero_points: &[i32],
+    ) -> Result<Computed<FakeQuantizeOutput>> {
+        let (pending, reading) = self.start_fake_quantize(x, spec, Given::Host(scales, zero_points))?;
+        self.output(reading.values(&self.finished(pending).await?)?)
     }
 
     /// [`cpu::dequantize`](crate::cpu::dequantize) on the device; blocks.
@@ -261,7 +359,7 @@ impl Gpu {
     /// Those of the CPU path and of [`quantize`](Self::quantize).
     pub fn loss(&self, x: Tensor<'_>, q: &Quantized, per_element: bool) -> Result<Computed<Loss>> {
         let (pending, reading) = self.start_loss(x, q, per_element)?;
-        self.output(reading.loss(&self.wait(pending)?, q.scales())?)
+        self.output(reading.loss(&self.wait(pending)?)?)
     }
 
     /// [`loss`](Self::loss) without blocking.
@@ -270,7 +368,7 @@ impl Gpu {
     /// Those of [`loss`](Self::loss).
     pub async fn loss_async(&self, x: Tensor<'_>, q: &Quantized, per_element: bool) -> Result<Computed<Loss>> {
         let (pending, reading) = self.start_loss(x, q, per_element)?;
-        self.output(reading.loss(&self.finished(pending).await?, q.scales())?)
+        self.output(reading.loss(&self.finished(pending).await?)?)
     }
 
     fn output<T>(&self, value: T) -> Result<Computed<T>> {
@@ -326,20 +424,20 @@ impl Gpu {
         self.tuning.workgroups_per_dimension.min(self.limits.max_compute_workgroups_per_dimension)
     }
 
-    fn pipeline(&self, kernel: Kernel, scheme: Scheme) -> wgpu::ComputePipeline {
+    fn pipeline(&self, program: Program) -> wgpu::ComputePipeline {
         lock(&self.pipelines)
-            .entry((kernel, scheme))
+            .entry(program)
             .or_insert_with(|| {
-                let label = format!("wgpu-quant {}+{scheme}", kernel.label());
+                let label = format!("wgpu-quant {}", program.label());
                 let module = self.device.create_shader_module(wgpu::ShaderModuleDescriptor {
                     label: Some(&label),
-                    source: wgpu::ShaderSource::Wgsl(shader_source(kernel, scheme, self.tuning.workgroup).into()),
+                    source: wgpu::ShaderSource::Wgsl(shader_source(program, self.tuning.workgroup).into()),
                 });
                 self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
                     label: Some(&label),
                     layout: None,
                     module: &module,
-                    entry_point: Some(kernel.entry_point()),
+                    entry_point: Some(program.kernel.entry_point()),
                     compilation_options: wgpu::PipelineCompilationOptions {
                         // The kernels clear what they use, so that the text that is tested is the text that runs.
                         zero_initialize_workgroup_memory: false,

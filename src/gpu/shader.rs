@@ -3,7 +3,10 @@
 //! WGSL is composed by concatenation: constants of the scheme and of the tuning, the fragments, the kernel.
 //! Module scope in WGSL has no order and refuses doubles, so a missing or a doubled piece is a located error.
 
-use crate::scheme::{Mapping, Scheme};
+use crate::exact::scale::Rule;
+use crate::quantized::Spec;
+use crate::scheme::{CodeType, Scheme};
+use crate::tensor::ElemType;
 use bytemuck::{Pod, Zeroable};
 use std::fmt::Write;
 use std::ops::Range;
@@ -13,12 +16,20 @@ use std::ops::Range;
 pub enum Kernel {
     /// Range reduction.
     MinMax,
-    /// Ranges to scales.
+    /// Ranges to scales and zero points.
     Scale,
     /// Values to codes.
     Quantize,
     /// Values to codes, and the loss's sums.
     QuantizeLoss,
+    /// Range, scale and codes in one pass.
+    QuantizeOnce,
+    /// The same, and the loss's sums.
+    QuantizeOnceLoss,
+    /// Values to de-quantized values.
+    FakeQuantize,
+    /// Range, scale and de-quantized values in one pass.
+    FakeQuantizeOnce,
     /// Codes to values.
     Dequantize,
     /// The largest |x' - x| per range unit.
@@ -29,13 +40,110 @@ pub enum Kernel {
     Loss,
 }
 
+/// What kind of codes a kernel is composed for. Schemes share kernels: their numbers are in the uniform.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Codec {
+    /// Whole numbers of 4 bits.
+    Int4,
+    /// Whole numbers of 8 bits.
+    Int8,
+    /// Whole numbers of 16 bits.
+    Int16,
+    /// binary16.
+    F16,
+    /// bfloat16.
+    Bf16,
+}
+
+impl Codec {
+    /// Every codec.
+    pub const ALL: &'static [Self] = &[Self::Int4, Self::Int8, Self::Int16, Self::F16, Self::Bf16];
+
+    /// The codec of a scheme's codes.
+    pub fn of(scheme: Scheme) -> Self {
+        match scheme.code() {
+            CodeType::F16 => Self::F16,
+            CodeType::Bf16 => Self::Bf16,
+            code => match code.bits() {
+                4 => Self::Int4,
+                8 => Self::Int8,
+                _ => Self::Int16,
+            },
+        }
+    }
+
+    fn bits(self) -> u32 {
+        match self {
+            Self::Int4 => 4,
+            Self::Int8 => 8,
+            Self::Int16 | Self::F16 | Self::Bf16 => 16,
+        }
+    }
+
+    fn is_cast(self) -> bool {
+        matches!(self, Self::F16 | Self::Bf16)
+    }
+}
+
+/// A kernel, composed: for these codes and this input. Where a kernel sees no codes or no input, the first of each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Program {
+    /// The kernel.
+    pub kernel: Kernel,
+    /// The codes that it is composed for.
+    pub codec: Codec,
+    /// The input that it is composed for.
+    pub input: ElemType,
+}
+
+impl Program {
+    /// A kernel composed for a scheme and an input.
+    pub fn new(kernel: Kernel, scheme: Scheme, input: ElemType) -> Self {
+        let codec = if kernel.sees_codes() { Codec::of(scheme) } else { Codec::ALL[0] };
+        Self { kernel, codec, input: if kernel.sees_input() { input } else { ElemType::F32 } }
+    }
+
+    /// Every program that a call can run.
+    pub fn all() -> Vec<Self> {
+        let mut all = vec![];
+        for &kernel in Kernel::ALL {
+            for &codec in if kernel.sees_codes() { Codec::ALL } else { &Codec::ALL[..1] } {
+                // A cast has no range to find, and its loss is summed apart.
+                let skipped = matches!(
+                    kernel,
+                    Kernel::QuantizeLoss | Kernel::QuantizeOnce | Kernel::QuantizeOnceLoss | Kernel::FakeQuantizeOnce
+                );
+                if codec.is_cast() && skipped {
+                    continue;
+                }
+                for &input in if kernel.sees_input() { ElemType::ALL } else { &ElemType::ALL[..1] } {
+                    all.push(Self { kernel, codec, input });
+                }
+            }
+        }
+        all
+    }
+
+    /// The program's name, in labels.
+    pub fn label(self) -> String {
+        let mut label = self.kernel.label().to_owned();
+        if self.kernel.sees_codes() {
+            write!(label, "+{:?}", self.codec).expect("writing to a string cannot fail");
+        }
+        if self.kernel.sees_input() {
+            write!(label, "+{}", self.input.name()).expect("writing to a string cannot fail");
+        }
+        label
+    }
+}
+
 /// How the work is cut; results never depend on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Tuning {
     /// Invocations per workgroup.
     pub workgroup: u32,
-    /// The most elements per buffer, when the device's limits allow as many; a multiple of 4.
+    /// The most elements per buffer, when the device's limits allow as many; a multiple of 8.
     pub chunk_elems: u32,
     /// The most range units whose scales share a buffer, when the device's limits allow as many.
     pub slab_units: usize,
@@ -45,6 +153,8 @@ pub struct Tuning {
     pub timeout_seconds: u64,
     /// Whether each kernel's time is taken, where the device can; each is then a pass of its own.
     pub timestamps: bool,
+    /// Whether range units that fit in a workgroup's memory are quantized in one pass.
+    pub one_pass: bool,
 }
 
 impl Default for Tuning {
@@ -57,6 +167,7 @@ impl Default for Tuning {
             workgroups_per_dimension: 65_535,
             timeout_seconds: 600,
             timestamps: false,
+            one_pass: true,
         }
     }
 }
@@ -92,6 +203,12 @@ impl Tuning {
         Self { timeout_seconds, ..self }
     }
 
+    /// The same, quantizing in one pass where that is possible, or always in two.
+    #[must_use]
+    pub fn one_pass(self, one_pass: bool) -> Self {
+        Self { one_pass, ..self }
+    }
+
     /// The same, taking each kernel's time.
     #[must_use]
     pub fn timestamps(self, timestamps: bool) -> Self {
@@ -103,30 +220,89 @@ impl Tuning {
 #[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
 #[repr(C)]
 pub struct Params {
-    /// Elements of the chunk.
+    /// Slots of the chunk.
     pub elems: u32,
-    /// The range unit of its first element.
+    /// The range unit of its first slot.
     pub first_unit: u32,
-    /// What is left of that element's run, saturated.
+    /// What is left of that slot's run, saturated.
     pub first_left: u32,
-    /// Elements per run, saturated.
+    /// Slots per run, saturated.
     pub run: u32,
     /// Range units of the tensor.
     pub units: u32,
-    /// 0 for rows, the distance of an invocation's elements for columns.
+    /// 0 for rows, 1 for run by run, the distance of an invocation's slots for columns.
     pub stride: u32,
+    /// Slots per workgroup that quantizes in one pass.
+    pub tile_elems: u32,
     /// Where the chunk's counters begin.
     pub counters: u32,
     /// 1 when the scales are the caller's.
     pub given: u32,
     /// 1 when the loss will be summed with the codes.
     pub with_loss: u32,
+    /// Slots per row where rows count, saturated; else 0.
+    pub row_slots: u32,
+    /// Elements among them.
+    pub row_elems: u32,
+    /// The distance of rows in what is read.
+    pub row_pitch: u32,
+    /// Runs per row where they end with it; else 0.
+    pub row_units: u32,
+    /// What is left of the first row, saturated.
+    pub first_row_slots: u32,
+    /// The elements among them.
+    pub first_row_elems: u32,
+    /// The runs among them.
+    pub first_row_runs: u32,
+    /// Where the first slot's element is read.
+    pub first_at: u32,
+    /// Where the second row begins in what is read.
+    pub second_row_at: u32,
+    /// The kind of rule.
+    pub kind: u32,
+    /// The smallest code.
+    pub qmin: i32,
+    /// The largest code.
+    pub qmax: i32,
+    /// What the range is divided by.
+    pub divisor: u32,
+    /// What stands in for a scale of 0.
+    pub zero_scale: u32,
+    /// The codes' sign, in place.
+    pub sign_bit: u32,
+    /// 1 of a scheme with zero points.
+    pub has_zero_point: u32,
+    /// 1 when the f16 cast saturates.
+    pub saturate: u32,
 }
 
-/// Runs shorter than this are traversed as columns.
+impl Params {
+    /// The numbers of a scheme; nothing of a tensor yet.
+    pub(super) fn of(spec: &Spec) -> Self {
+        let Rule { kind, qmin, qmax, divisor, zero_scale } = Rule::new(spec.scheme);
+        let code = spec.scheme.code();
+        Self {
+            kind,
+            qmin,
+            qmax,
+            divisor,
+            zero_scale,
+            sign_bit: if code.is_signed() { 1 << (code.bits() - 1) } else { 0 },
+            has_zero_point: spec.scheme.has_zero_point().into(),
+            saturate: spec.saturate.into(),
+            ..Self::default()
+        }
+    }
+}
+
+/// Runs shorter than this are not traversed as rows when they are reduced.
 pub(super) const MIN_RUN: u32 = 64;
+/// The most range units of a tile that is quantized in one pass.
+pub(super) const ONCE_UNITS: u32 = 64;
+/// The most slots of such a tile; with what a workgroup keeps beside them, 16 KiB.
+pub(super) const ONCE_ELEMS: u32 = 2048;
 /// Words per range unit in the buffer of recipes: what quantize needs of a scale.
-pub const RECIPE_WORDS: usize = 8;
+pub const RECIPE_WORDS: usize = 11;
 /// The counters of a chunk, in order.
 pub(super) const TALLIES: [&str; 5] =
     ["NAN_ELEMS", "INF_ELEMS", "CLIPPED_ELEMS", "EXCLUDED_ELEMS", "NONFINITE_OUT_ELEMS"];
@@ -141,14 +317,23 @@ pub(super) const CROSS: Range<usize> = 11..14;
 
 const FLOAT: &str = include_str!("../../shaders/exact/float.wgsl");
 const CODE: &str = include_str!("../../shaders/exact/code.wgsl");
+const SCALE: &str = include_str!("../../shaders/exact/scale.wgsl");
 const GRID: &str = include_str!("../../shaders/exact/loss.wgsl");
+const WIDEN: &str = include_str!("../../shaders/exact/widen.wgsl");
+const NARROW: &str = include_str!("../../shaders/exact/narrow.wgsl");
 const PARAMS: &str = include_str!("../../shaders/params.wgsl");
+const UNIT: &str = include_str!("../../shaders/unit.wgsl");
 const TRAVERSE: &str = include_str!("../../shaders/traverse.wgsl");
 const COLUMNS: &str = include_str!("../../shaders/columns.wgsl");
 const PACK: &str = include_str!("../../shaders/pack.wgsl");
 const TALLY: &str = include_str!("../../shaders/tally.wgsl");
 const LOSS_SUMS: &str = include_str!("../../shaders/loss_sums.wgsl");
 const NO_LOSS: &str = include_str!("../../shaders/no_loss.wgsl");
+const ONCE: &str = include_str!("../../shaders/once.wgsl");
+const TWICE: &str = include_str!("../../shaders/twice.wgsl");
+const QUANTIZE: &str = include_str!("../../shaders/quantize.wgsl");
+const FAKE_QUANTIZE: &str = include_str!("../../shaders/fake_quantize.wgsl");
+const ABS_ERROR: &str = include_str!("../../shaders/abs_error.wgsl");
 
 impl Kernel {
     /// Every kernel.
@@ -157,6 +342,10 @@ impl Kernel {
         Self::Scale,
         Self::Quantize,
         Self::QuantizeLoss,
+        Self::QuantizeOnce,
+        Self::QuantizeOnceLoss,
+        Self::FakeQuantize,
+        Self::FakeQuantizeOnce,
         Self::Dequantize,
         Self::AbsError,
         Self::AbsErrorStore,
@@ -168,7 +357,8 @@ impl Kernel {
         match self {
             Self::MinMax => "min_max",
             Self::Scale => "scale",
-            Self::Quantize | Self::QuantizeLoss => "quantize",
+            Self::Quantize | Self::QuantizeLoss | Self::QuantizeOnce | Self::QuantizeOnceLoss => "quantize",
+            Self::FakeQuantize | Self::FakeQuantizeOnce => "fake_quantize",
             Self::Dequantize => "dequantize",
             Self::AbsError | Self::AbsErrorStore => "abs_error",
             Self::Loss => "loss",
@@ -179,46 +369,86 @@ impl Kernel {
     pub fn label(self) -> &'static str {
         match self {
             Self::QuantizeLoss => "quantize_loss",
+            Self::QuantizeOnce => "quantize_once",
+            Self::QuantizeOnceLoss => "quantize_once_loss",
+            Self::FakeQuantizeOnce => "fake_quantize_once",
             Self::AbsErrorStore => "abs_error_store",
             _ => self.entry_point(),
         }
     }
 
-    /// Vectors of four elements per invocation: reductions take more, for fewer atomics.
-    pub(super) fn vecs(self) -> u32 {
+    fn sees_codes(self) -> bool {
+        !matches!(self, Self::MinMax | Self::Scale)
+    }
+
+    fn sees_input(self) -> bool {
+        !matches!(self, Self::Scale | Self::Dequantize)
+    }
+
+    /// Whether it quantizes in one pass.
+    pub(super) fn is_once(self) -> bool {
+        matches!(self, Self::QuantizeOnce | Self::QuantizeOnceLoss | Self::FakeQuantizeOnce)
+    }
+
+    /// Blocks of eight slots per invocation: reductions take more, for fewer atomics.
+    pub(super) fn blocks(self, workgroup: u32) -> u32 {
         match self {
-            Self::MinMax => 16,
-            _ => 4,
+            Self::MinMax => 8,
+            // Not more than the largest tile; workgroups that are larger have idle invocations.
+            _ if self.is_once() => (ONCE_ELEMS / 8 / workgroup).clamp(1, 2),
+            _ => 2,
         }
+    }
+
+    /// The slots of a workgroup's tile.
+    pub(super) fn tile_elems(self, workgroup: u32) -> u32 {
+        let elems = 8 * self.blocks(workgroup) * workgroup;
+        if self.is_once() { elems.min(ONCE_ELEMS) } else { elems }
     }
 
     fn fragments(self) -> &'static [&'static str] {
         match self {
-            Self::MinMax => &[COLUMNS, TALLY, include_str!("../../shaders/min_max.wgsl")],
-            Self::Scale => &[include_str!("../../shaders/scale.wgsl")],
-            Self::Quantize => &[TALLY, NO_LOSS, include_str!("../../shaders/quantize.wgsl")],
-            Self::QuantizeLoss => &[TALLY, LOSS_SUMS, include_str!("../../shaders/quantize.wgsl")],
+            Self::MinMax => &[COLUMNS, include_str!("../../shaders/min_max.wgsl")],
+            Self::Scale => &[UNIT, include_str!("../../shaders/scale.wgsl")],
+            Self::Quantize => &[TALLY, TWICE, NO_LOSS, QUANTIZE],
+            Self::QuantizeLoss => &[TALLY, TWICE, LOSS_SUMS, QUANTIZE],
+            Self::QuantizeOnce => &[TALLY, UNIT, ONCE, NO_LOSS, QUANTIZE],
+            Self::QuantizeOnceLoss => &[TALLY, UNIT, ONCE, LOSS_SUMS, QUANTIZE],
+            Self::FakeQuantize => &[TALLY, TWICE, FAKE_QUANTIZE],
+            Self::FakeQuantizeOnce => &[TALLY, UNIT, ONCE, NO_LOSS, FAKE_QUANTIZE],
             Self::Dequantize => &[include_str!("../../shaders/dequantize.wgsl")],
-            Self::AbsError | Self::AbsErrorStore => &[COLUMNS, include_str!("../../shaders/abs_error.wgsl")],
+            Self::AbsError | Self::AbsErrorStore => &[COLUMNS, ABS_ERROR],
             Self::Loss => &[COLUMNS, TALLY, LOSS_SUMS, include_str!("../../shaders/loss.wgsl")],
         }
     }
 }
 
-/// The WGSL text of a kernel for a scheme, as the device gets it.
-pub fn shader_source(kernel: Kernel, scheme: Scheme, workgroup: u32) -> String {
+fn input_fragment(input: ElemType) -> &'static str {
+    match input {
+        ElemType::F32 => include_str!("../../shaders/input/f32.wgsl"),
+        ElemType::F16 => include_str!("../../shaders/input/f16.wgsl"),
+        ElemType::Bf16 => include_str!("../../shaders/input/bf16.wgsl"),
+        ElemType::F64 => include_str!("../../shaders/input/f64.wgsl"),
+    }
+}
+
+/// The WGSL text of a program, as the device gets it.
+pub fn shader_source(program: Program, workgroup: u32) -> String {
+    let Program { kernel, codec, input } = program;
     let mut text = String::new();
     let mut define = |name: &str, value: &dyn std::fmt::Display, suffix: &str| {
         writeln!(text, "const {name} = {value}{suffix};").expect("writing to a string cannot fail");
     };
     define("WORKGROUP", &workgroup, "u");
-    define("VECS", &kernel.vecs(), "u");
+    define("BLOCKS", &kernel.blocks(workgroup), "u");
     define("MIN_RUN", &MIN_RUN, "u");
-    define("QMIN", &scheme.qmin(), "i");
-    define("QMAX", &scheme.qmax(), "i");
-    define("DIVISOR", &scheme.divisor(), "u");
-    define("MINMAX", &(scheme.mapping() == Mapping::MinMax), "");
-    define("FUSED", &(kernel == Kernel::QuantizeLoss), "");
+    define("ONCE", &kernel.is_once(), "");
+    define("ONCE_UNITS", &ONCE_UNITS, "u");
+    define("ONCE_ELEMS", &kernel.tile_elems(workgroup), "u");
+    define("CODE_BITS", &codec.bits(), "u");
+    define("FIELD", &((1u32 << codec.bits()) - 1), "u");
+    define("HALF", &(codec == Codec::F16), "");
+    define("FUSED", &matches!(kernel, Kernel::QuantizeLoss | Kernel::QuantizeOnceLoss), "");
     define("STORE_ERRORS", &(kernel == Kernel::AbsErrorStore), "");
     define("LOSS_WORDS", &LOSS_WORDS, "u");
     define("MAX_AT", &MAX_AT, "u");
@@ -230,12 +460,35 @@ pub fn shader_source(kernel: Kernel, scheme: Scheme, workgroup: u32) -> String {
     for (i, name) in TALLIES.iter().enumerate() {
         define(name, &i, "u");
     }
-    let common: &[&str] = match kernel {
-        // It sees units, not elements, and needs no traversal's hooks.
-        Kernel::Scale => &[PARAMS, FLOAT, CODE],
-        _ => &[PARAMS, FLOAT, CODE, GRID, PACK, TRAVERSE],
-    };
-    for fragment in common.iter().chain(kernel.fragments()) {
+    let mut fragments = vec![PARAMS, FLOAT];
+    // A fragment that a kernel has no use for is left out, so that what is tested is what runs.
+    if kernel != Kernel::MinMax {
+        fragments.push(CODE);
+    }
+    if kernel == Kernel::Scale || kernel.is_once() {
+        fragments.push(SCALE);
+    }
+    if kernel != Kernel::Scale {
+        fragments.push(TRAVERSE);
+    }
+    if kernel.sees_codes() {
+        fragments.extend([GRID, PACK]);
+        fragments.push(if codec.is_cast() {
+            include_str!("../../shaders/codec/cast.wgsl")
+        } else {
+            include_str!("../../shaders/codec/int.wgsl")
+        });
+    }
+    if codec.is_cast() {
+        fragments.push(NARROW);
+    }
+    if codec.is_cast() || kernel.sees_input() && input != ElemType::F32 {
+        fragments.push(WIDEN);
+    }
+    if kernel.sees_input() {
+        fragments.push(input_fragment(input));
+    }
+    for fragment in fragments.iter().chain(kernel.fragments()) {
         text.push('\n');
         text.push_str(fragment);
     }

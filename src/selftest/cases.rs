@@ -9,7 +9,7 @@ const SEED: u64 = 0x5eed;
 /// Scales per scheme.
 const SCALES: usize = 2048;
 /// Values per scale.
-const VALUES: usize = 256;
+const VALUES: usize = 64;
 const INF: u32 = 0x7f80_0000;
 const SIGN: u32 = 0x8000_0000;
 
@@ -19,14 +19,42 @@ pub(super) struct Case {
     pub(super) x: Vec<f32>,
     pub(super) shape: Vec<usize>,
     pub(super) granularity: Granularity,
-    /// One scale per range unit, where the case brings its own.
+    /// One scale per range unit, where the case brings its own, and zero points where the scheme has them.
     pub(super) scales: Option<Vec<f32>>,
+    pub(super) zero_points: Vec<i32>,
 }
 
 impl Case {
     fn new(name: &'static str, bits: Vec<u32>, shape: &[usize], granularity: Granularity) -> Self {
         let x = bits.into_iter().map(f32::from_bits).collect();
-        Self { name, x, shape: shape.to_vec(), granularity, scales: None }
+        Self { name, x, shape: shape.to_vec(), granularity, scales: None, zero_points: vec![] }
+    }
+
+    /// The same for a scheme: a cast has neither scales nor channels, and an affine scheme zero points at the codes'
+    /// ends, in their middle and anywhere.
+    pub(super) fn of(self, scheme: Scheme) -> Self {
+        if scheme.is_cast() {
+            return Self { scales: None, granularity: Granularity::Tensor, ..self };
+        }
+        let units = self.scales.as_ref().map_or(0, Vec::len);
+        let zero_points =
+            if scheme.has_zero_point() { (0..units).map(|i| zero_point(scheme, i)).collect() } else { vec![] };
+        Self { zero_points, ..self }
+    }
+}
+
+/// The zero point of a unit.
+pub(super) fn zero_point(scheme: Scheme, unit: usize) -> i32 {
+    if !scheme.has_zero_point() {
+        return 0;
+    }
+    let (qmin, qmax) = (scheme.qmin(), scheme.qmax());
+    match unit % 5 {
+        0 => qmin,
+        1 => qmax,
+        2 => qmin + (qmax - qmin) / 2,
+        3 => qmin + 1,
+        _ => qmin + (unit.wrapping_mul(7919) % (qmax - qmin).unsigned_abs() as usize) as i32,
     }
 }
 
@@ -64,8 +92,8 @@ fn special(rng: &mut Rng, i: usize) -> u32 {
 }
 
 /// A value within an ulp of a halfway point `(k + 1/2) s`.
-fn near_halfway(rng: &mut Rng, scheme: Scheme, s: u32, i: usize) -> u32 {
-    let (qmin, qmax) = (scheme.qmin(), scheme.qmax());
+fn near_halfway(rng: &mut Rng, scheme: Scheme, (s, z): (u32, i32), i: usize) -> u32 {
+    let (qmin, qmax) = (scheme.qmin() - z, scheme.qmax() - z);
     // The innermost and outermost codes always, the others in turn.
     let k = match i % 8 {
         0 => 0,
@@ -95,7 +123,7 @@ fn around(rng: &mut Rng, scheme: Scheme, scales: &[u32], values: usize) -> Vec<u
     let mut bits = Vec::with_capacity(scales.len() * values);
     for (row, &s) in scales.iter().enumerate() {
         bits.extend((0..values).map(|i| match i % 4 {
-            0 | 1 => near_halfway(rng, scheme, s, row + i / 4 * 2 + i % 4),
+            0 | 1 => near_halfway(rng, scheme, (s, zero_point(scheme, row)), row + i / 4 * 2 + i % 4),
             2 => at_distance(rng, s, row + i / 4),
             _ if i % 8 == 3 => special(rng, row + i / 8),
             _ => rng.float_bits(),
@@ -115,6 +143,7 @@ pub(super) fn given_scales(scheme: Scheme) -> [Case; 2] {
     let rows = around(&mut rng, scheme, &scales, VALUES);
     let few = VALUES / 8;
     let columns = around(&mut rng, scheme, &scales, few);
+    // Its units are the columns, so that each scale has the same zero point.
     let transposed = (0..few * SCALES).map(|i| columns[i % SCALES * few + i / SCALES]).collect();
     let scales = Some(floats(scales));
     [
@@ -129,13 +158,15 @@ pub(super) fn given_scales(scheme: Scheme) -> [Case; 2] {
     ]
 }
 
-/// Codes and scales from elsewhere: the codes of a byte with each scale, and values that have little to do with them.
-pub(super) fn foreign_codes() -> (Case, Vec<u8>) {
+/// Codes and scales from elsewhere: every code, or any, with each scale, and values that have little to do with them.
+pub(super) fn foreign_codes(scheme: Scheme) -> (Case, Vec<u8>) {
     let mut rng = Rng::new(SEED + 1);
     let scales = scale_bits(&mut rng);
     // An odd number of codes in all, so that the last word is not full.
     let (rows, columns) = (SCALES - 1, VALUES - 1);
-    let codes = (1..=rows * columns).map(|i| i as u8).collect();
+    let row_bytes = (columns * scheme.code().bits() as usize).div_ceil(8);
+    let codes =
+        (1..=rows * row_bytes).map(|i| if row_bytes > columns { rng.next_u32() as u8 } else { i as u8 }).collect();
     let x = (0..rows * columns).map(|i| match i % 3 {
         0 => rng.float_bits(),
         1 => special(&mut rng, i / 3),
@@ -143,7 +174,7 @@ pub(super) fn foreign_codes() -> (Case, Vec<u8>) {
     });
     let x = x.collect();
     let case = Case::new("any values, every code, each scale", x, &[rows, columns], Granularity::Channel(0));
-    (Case { scales: Some(floats(scales[..rows].to_vec())), ..case }, codes)
+    (Case { scales: Some(floats(scales[..rows].to_vec())), ..case }.of(scheme), codes)
 }
 
 /// Ranges: every pair of edges, every distance of the exponents with every sign, and random ones.

@@ -19,10 +19,11 @@ use crate::cpu;
 use crate::device::DeviceInfo;
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Kernel, has_short_runs};
-use crate::layout::{RangeUnits, Tensor};
+use crate::layout::RangeUnits;
 use crate::loss::Loss;
-use crate::quantized::{LossDetail, QuantizeOutput, Quantized, Spec};
+use crate::quantized::{Counts, FakeQuantizeOutput, LossDetail, QuantizeOutput, Quantized, Spec};
 use crate::scheme::Scheme;
+use crate::tensor::Tensor;
 use cases::Case;
 use std::fmt;
 use std::time::Instant;
@@ -136,22 +137,29 @@ pub fn run(gpu: &Gpu, schemes: &[Scheme]) -> Result<Selftest> {
     // Chunks shorter than a tile, a little longer than one, and of a few vectors.
     let cut = [gpu.cut(1000, 7, 9), gpu.cut(4100, 60, 65_535), gpu.cut(68, 60, 65_535)];
     let cut: Vec<&dyn Path> = cut.iter().map(|gpu| gpu as &dyn Path).collect();
-    compare(gpu, &cut, gpu.tuning().workgroup, gpu.info(), schemes)
+    compare(gpu, &gpu.in_two_passes(), &cut, gpu.tuning().workgroup, gpu.info(), schemes)
 }
 
 /// What is compared with the CPU path.
 trait Path {
-    fn quantize(&self, x: Tensor<'_>, spec: &Spec, scales: Option<&[f32]>) -> Result<QuantizeOutput>;
+    fn quantize(&self, x: Tensor<'_>, spec: &Spec, given: Option<(&[f32], &[i32])>) -> Result<QuantizeOutput>;
+    fn fake_quantize(&self, x: Tensor<'_>, spec: &Spec) -> Result<FakeQuantizeOutput>;
     fn dequantize(&self, q: &Quantized) -> Result<Vec<f32>>;
     fn loss(&self, x: Tensor<'_>, q: &Quantized, per_element: bool) -> Result<Loss>;
+    /// Whether it quantizes a tensor in one pass.
+    fn is_once(&self, x: Tensor<'_>, spec: &Spec) -> bool;
 }
 
 impl Path for Gpu {
-    fn quantize(&self, x: Tensor<'_>, spec: &Spec, scales: Option<&[f32]>) -> Result<QuantizeOutput> {
-        Ok(match scales {
-            Some(scales) => self.quantize_with_scales(x, spec, scales)?.value,
+    fn quantize(&self, x: Tensor<'_>, spec: &Spec, given: Option<(&[f32], &[i32])>) -> Result<QuantizeOutput> {
+        Ok(match given {
+            Some((scales, zero_points)) => self.quantize_with_scales(x, spec, scales, zero_points)?.value,
             None => self.quantize(x, spec)?.value,
         })
+    }
+
+    fn fake_quantize(&self, x: Tensor<'_>, spec: &Spec) -> Result<FakeQuantizeOutput> {
+        Ok(self.fake_quantize(x, spec)?.value)
     }
 
     fn dequantize(&self, q: &Quantized) -> Result<Vec<f32>> {
@@ -161,17 +169,25 @@ impl Path for Gpu {
     fn loss(&self, x: Tensor<'_>, q: &Quantized, per_element: bool) -> Result<Loss> {
         Ok(self.loss(x, q, per_element)?.value)
     }
+
+    fn is_once(&self, x: Tensor<'_>, spec: &Spec) -> bool {
+        self.quantizes_once(x, spec)
+    }
 }
 
 /// The CPU path.
 struct Reference;
 
 impl Path for Reference {
-    fn quantize(&self, x: Tensor<'_>, spec: &Spec, scales: Option<&[f32]>) -> Result<QuantizeOutput> {
-        match scales {
-            Some(scales) => cpu::quantize_with_scales(x, spec, scales),
+    fn quantize(&self, x: Tensor<'_>, spec: &Spec, given: Option<(&[f32], &[i32])>) -> Result<QuantizeOutput> {
+        match given {
+            Some((scales, zero_points)) => cpu::quantize_with_scales(x, spec, scales, zero_points),
             None => cpu::quantize(x, spec),
         }
+    }
+
+    fn fake_quantize(&self, x: Tensor<'_>, spec: &Spec) -> Result<FakeQuantizeOutput> {
+        cpu::fake_quantize(x, spec)
     }
 
     fn dequantize(&self, q: &Quantized) -> Result<Vec<f32>> {
@@ -181,10 +197,15 @@ impl Path for Reference {
     fn loss(&self, x: Tensor<'_>, q: &Quantized, per_element: bool) -> Result<Loss> {
         cpu::loss(x, q, per_element)
     }
+
+    fn is_once(&self, _: Tensor<'_>, _: &Spec) -> bool {
+        false
+    }
 }
 
 fn compare(
     whole: &dyn Path,
+    twice: &dyn Path,
     cut: &[&dyn Path],
     workgroup: u32,
     device: &DeviceInfo,
@@ -194,19 +215,26 @@ fn compare(
     let mut found = Selftest { device: device.clone(), rows: vec![], differences: vec![], seconds: 0.0 };
     for &scheme in schemes {
         let mut test = Test { path: whole, scheme, found: &mut found };
-        for case in cases::given_scales(scheme) {
+        for case in cases::given_scales(scheme).map(|case| case.of(scheme)) {
             test.quantize(&case, Kernel::Scale, LossDetail::None)?;
             test.quantize(&case, Kernel::Scale, LossDetail::PerElement)?;
         }
-        test.quantize(&cases::ranges(), Kernel::Scale, LossDetail::None)?;
-        let (case, codes) = cases::foreign_codes();
+        test.quantize(&cases::ranges().of(scheme), Kernel::Scale, LossDetail::None)?;
+        test.quantize(&cases::ranges().of(scheme), Kernel::Scale, LossDetail::Summary)?;
+        test.fake_quantize(&cases::ranges().of(scheme))?;
+        let (case, codes) = cases::foreign_codes(scheme);
         test.codes(&case, codes)?;
-        for case in cases::borders(workgroup).iter().chain(&cases::contention()) {
-            test.quantize(case, Kernel::MinMax, LossDetail::Summary)?;
+        for case in cases::borders(workgroup).into_iter().chain(cases::contention()).map(|case| case.of(scheme)) {
+            test.quantize(&case, Kernel::MinMax, LossDetail::Summary)?;
+            test.fake_quantize(&case)?;
         }
+        // Short units again, by the kernels that quantize in two passes.
+        let mut test = Test { path: twice, scheme, found: &mut found };
+        test.quantize(&cases::ranges().of(scheme), Kernel::MinMax, LossDetail::None)?;
+        test.fake_quantize(&cases::ranges().of(scheme))?;
         for &path in cut {
             let mut test = Test { path, scheme, found: &mut found };
-            for case in cases::cut() {
+            for case in cases::cut().into_iter().map(|case| case.of(scheme)) {
                 test.quantize(&case, Kernel::MinMax, LossDetail::PerElement)?;
             }
         }
@@ -223,66 +251,95 @@ struct Test<'a> {
 }
 
 impl Test<'_> {
-    /// Quantizes on both paths; wrong scales are `blamed` on this kernel.
+    /// Quantizes on both paths; wrong scales are `blamed` on this kernel, where it is a kernel of its own.
     fn quantize(&mut self, case: &Case, blamed: Kernel, detail: LossDetail) -> Result<()> {
         let spec = Spec::new(self.scheme).per(case.granularity).loss(detail);
         let x = Tensor::new(&case.x, &case.shape)?;
-        let scales = case.scales.as_deref();
-        let expected = Reference.quantize(x, &spec, scales)?;
+        let given = case.scales.as_deref().map(|scales| (scales, &*case.zero_points));
+        let expected = Reference.quantize(x, &spec, given)?;
         let seen = View { case, units: expected.tensor.units(), scales: expected.tensor.scales() };
-        let ours = match self.path.quantize(x, &spec, scales) {
+        let once = given.is_none() && self.path.is_once(x, &spec);
+        let summed = detail != LossDetail::None;
+        let fused = summed && !self.scheme.is_cast() && (once || !has_short_runs(seen.units));
+        let encoder = match (once, fused) {
+            (true, true) => Kernel::QuantizeOnceLoss,
+            (true, false) => Kernel::QuantizeOnce,
+            (false, true) => Kernel::QuantizeLoss,
+            (false, false) => Kernel::Quantize,
+        };
+        let blamed = if once { encoder } else { blamed };
+        let ours = match self.path.quantize(x, &spec, given) {
             // A scale that no scale can be: the calls do not return such tensors.
             Err(Error::InvalidScale { unit, found }) => {
                 let words = (found.to_bits().into(), expected.tensor.scales()[unit].to_bits().into());
                 self.differ(blamed, "scales", &seen, unit, words, 1);
                 return Ok(());
             }
+            Err(Error::InvalidZeroPoint { unit, found, .. }) => {
+                let word = |z: i32| u64::from(z.cast_unsigned());
+                let words = (word(found), word(expected.tensor.zero_points()[unit]));
+                self.differ(blamed, "zero points", &seen, unit, words, 1);
+                return Ok(());
+            }
             result => result?,
         };
 
-        let fused = detail != LossDetail::None && !has_short_runs(seen.units);
-        let encoder = if fused { Kernel::QuantizeLoss } else { Kernel::Quantize };
         let (a, b) = (ours.counts, expected.counts);
-        let mut same = self.words(
-            Kernel::MinMax,
-            "counts of NaN and Inf",
-            &seen,
-            &[a.nan_elems, a.inf_elems],
-            &[b.nan_elems, b.inf_elems],
-        );
-        same &= self.words(blamed, "scales", &seen, &bits(ours.tensor.scales()), &bits(expected.tensor.scales()));
+        let words = |z: &[i32]| z.iter().map(|z| z.cast_unsigned()).collect::<Vec<_>>();
+        let mut same =
+            self.words(blamed, "scales", &seen, &bits(ours.tensor.scales()), &bits(expected.tensor.scales()));
+        let (zero_points, expected_zero_points) = (ours.tensor.zero_points(), expected.tensor.zero_points());
+        same &= self.words(blamed, "zero points", &seen, &words(zero_points), &words(expected_zero_points));
         if !same {
             return Ok(());
         }
         same = self.words(encoder, "codes", &seen, ours.tensor.codes(), expected.tensor.codes());
-        same &= self.words(encoder, "count of clipped values", &seen, &[a.clipped_elems], &[b.clipped_elems]);
+        let counts = |counts: Counts| [counts.nan_elems, counts.inf_elems, counts.clipped_elems];
+        same &= self.words(encoder, "counts of NaN, Inf and clipped values", &seen, &counts(a), &counts(b));
         if let (true, Some(ours), Some(expected)) = (same, ours.loss, expected.loss) {
-            self.loss(fused, &seen, &ours, &expected);
+            self.loss(fused.then_some(encoder), &seen, &ours, &expected);
         }
+        Ok(())
+    }
+
+    /// Quantizes and de-quantizes in one go on both paths.
+    fn fake_quantize(&mut self, case: &Case) -> Result<()> {
+        if case.scales.is_some() {
+            return Ok(());
+        }
+        let spec = Spec::new(self.scheme).per(case.granularity);
+        let x = Tensor::new(&case.x, &case.shape)?;
+        let expected = Reference.fake_quantize(x, &spec)?;
+        let seen = View { case, units: spec.units(&case.shape)?, scales: &expected.scales };
+        let once = self.path.is_once(x, &spec);
+        let kernel = if once { Kernel::FakeQuantizeOnce } else { Kernel::FakeQuantize };
+        let ours = self.path.fake_quantize(x, &spec)?;
+        self.words(kernel, "values", &seen, &bits(&ours.values), &bits(&expected.values));
         Ok(())
     }
 
     /// De-quantizes codes on both paths, and measures their loss.
     fn codes(&mut self, case: &Case, codes: Vec<u8>) -> Result<()> {
-        let scales = case.scales.clone().unwrap_or_default();
-        let q = Quantized::from_parts(self.scheme, case.granularity, case.shape.clone(), codes, scales)?;
+        let (scales, zero_points) = (case.scales.clone().unwrap_or_default(), case.zero_points.clone());
+        let q = Quantized::from_parts(self.scheme, case.granularity, case.shape.clone(), codes, scales, zero_points)?;
         let seen = View { case, units: q.units(), scales: q.scales() };
         let (ours, expected) = (self.path.dequantize(&q)?, Reference.dequantize(&q)?);
         self.words(Kernel::Dequantize, "values", &seen, &bits(&ours), &bits(&expected));
         let x = Tensor::new(&case.x, &case.shape)?;
         for per_element in [false, true] {
             let (ours, expected) = (self.path.loss(x, &q, per_element)?, Reference.loss(x, &q, per_element)?);
-            self.loss(false, &seen, &ours, &expected);
+            self.loss(None, &seen, &ours, &expected);
         }
         Ok(())
     }
 
-    fn loss(&mut self, fused: bool, seen: &View<'_>, ours: &Loss, expected: &Loss) {
+    /// Compares losses, `fused` being the kernel that computed them with the codes.
+    fn loss(&mut self, fused: Option<Kernel>, seen: &View<'_>, ours: &Loss, expected: &Loss) {
         let errors = |loss: &Loss| loss.abs_errors.as_deref().map(bits);
         let (max, sums) = match (fused, &expected.abs_errors) {
-            (true, _) => (Kernel::QuantizeLoss, Kernel::QuantizeLoss),
-            (false, Some(_)) => (Kernel::AbsErrorStore, Kernel::Loss),
-            (false, None) => (Kernel::AbsError, Kernel::Loss),
+            (Some(kernel), _) => (kernel, kernel),
+            (None, Some(_)) => (Kernel::AbsErrorStore, Kernel::Loss),
+            (None, None) => (Kernel::AbsError, Kernel::Loss),
         };
         let maxima = |loss: &Loss| loss.units.iter().map(|unit| unit.max_abs_error.to_bits()).collect::<Vec<_>>();
         let noise = |loss: &Loss| loss.units.iter().map(|unit| unit.noise.to_bits()).collect::<Vec<_>>();
@@ -363,9 +420,11 @@ impl View<'_> {
     /// The input's patterns at a place of an output.
     fn input(&self, output: &str, index: usize) -> String {
         match output {
-            "codes" | "values" | "errors" => {
+            // The index of codes counts bytes; it is the element's where a code is one.
+            "codes" | "values" | "errors" if index < self.case.x.len() => {
                 let unit = self.units.unit_of(index);
-                let (x, s) = (self.case.x[index].to_bits(), self.scales[unit].to_bits());
+                let s = self.scales.get(unit).map_or(0, |s| s.to_bits());
+                let x = self.case.x[index].to_bits();
                 format!(" of unit {unit}, x {x:#010x}, scale {s:#010x}")
             }
             "scales" => {
@@ -407,23 +466,24 @@ mod tests {
 
         fn run(fault: &'static str, wait: u32) -> Selftest {
             let faulty = Self { fault, wait: Cell::new(wait) };
-            compare(&faulty, &[&faulty], 256, &DeviceInfo::cpu(), &[Scheme::INT8_ABSMAX]).unwrap()
+            compare(&faulty, &faulty, &[&faulty], 256, &DeviceInfo::cpu(), &[Scheme::INT8_ABSMAX]).unwrap()
         }
     }
 
     fn rebuilt(q: &Quantized, change: impl FnOnce(&mut Vec<u8>, &mut Vec<f32>)) -> Result<Quantized> {
         let (mut codes, mut scales) = (q.codes().to_vec(), q.scales().to_vec());
         change(&mut codes, &mut scales);
-        Quantized::from_parts(q.scheme(), q.granularity(), q.shape().to_vec(), codes, scales)
+        let zero_points = q.zero_points().to_vec();
+        Quantized::from_parts(q.scheme(), q.granularity(), q.shape().to_vec(), codes, scales, zero_points)
     }
 
     impl Path for Faulty {
-        fn quantize(&self, x: Tensor<'_>, spec: &Spec, scales: Option<&[f32]>) -> Result<QuantizeOutput> {
-            let mut out = Reference.quantize(x, spec, scales)?;
-            if scales.is_none() && self.is_due("scale") {
+        fn quantize(&self, x: Tensor<'_>, spec: &Spec, given: Option<(&[f32], &[i32])>) -> Result<QuantizeOutput> {
+            let mut out = Reference.quantize(x, spec, given)?;
+            if given.is_none() && self.is_due("scale") {
                 out.tensor = rebuilt(&out.tensor, |_, scales| scales[2] = f32::from_bits(scales[2].to_bits() ^ 1))?;
             }
-            if scales.is_none() && self.is_due("zero scale") {
+            if given.is_none() && self.is_due("zero scale") {
                 out.tensor = rebuilt(&out.tensor, |_, scales| scales[2] = 0.0)?;
             }
             if spec.loss == LossDetail::None && self.is_due("code") {
@@ -437,6 +497,18 @@ mod tests {
                 loss.units[0].noise = f64::from_bits(loss.units[0].noise.to_bits() ^ 1);
             }
             Ok(out)
+        }
+
+        fn fake_quantize(&self, x: Tensor<'_>, spec: &Spec) -> Result<FakeQuantizeOutput> {
+            let mut out = Reference.fake_quantize(x, spec)?;
+            if self.is_due("fake") {
+                out.values[3] = f32::from_bits(out.values[3].to_bits() ^ 1);
+            }
+            Ok(out)
+        }
+
+        fn is_once(&self, _: Tensor<'_>, _: &Spec) -> bool {
+            false
         }
 
         fn dequantize(&self, q: &Quantized) -> Result<Vec<f32>> {
@@ -468,8 +540,9 @@ mod tests {
             ("zero scale", 0, Kernel::Scale, "scales", 2),
             ("code", 0, Kernel::Quantize, "codes", 1000),
             ("code", 1, Kernel::Quantize, "codes", 1000),
-            ("clipped", 0, Kernel::QuantizeLoss, "count of clipped values", 0),
-            ("nan", 7, Kernel::MinMax, "counts of NaN and Inf", 0),
+            ("clipped", 0, Kernel::QuantizeLoss, "counts of NaN, Inf and clipped values", 2),
+            ("nan", 7, Kernel::QuantizeLoss, "counts of NaN, Inf and clipped values", 0),
+            ("fake", 0, Kernel::FakeQuantize, "values", 3),
             ("noise", 0, Kernel::QuantizeLoss, "sums of squares", 0),
             ("noise", 1, Kernel::Loss, "sums of squares", 0),
             ("value", 0, Kernel::Dequantize, "values", 77),
@@ -493,7 +566,7 @@ mod tests {
         {
             assert!(text.contains(part), "{part:?} is not in {text}");
         }
-        assert!(text.contains("of unit 3, x 0x") && text.contains(", scale 0x"), "{text}");
+        assert!(text.contains("of unit 15, x 0x") && text.contains(", scale 0x"), "{text}");
     }
 
     #[test]
@@ -501,7 +574,11 @@ mod tests {
         let report = Faulty::run("none", 0);
         assert!(report.is_exact(), "{report}");
         for &kernel in Kernel::ALL {
-            let row = report.rows.iter().find(|row| row.kernel == kernel).unwrap_or_else(|| panic!("{kernel:?}"));
+            // The CPU path has no kernels of one pass.
+            let Some(row) = report.rows.iter().find(|row| row.kernel == kernel) else {
+                assert!(kernel.label().contains("once"), "{kernel:?}");
+                continue;
+            };
             assert!(row.cases >= 2000 && row.words >= 2000, "{row:?}");
         }
     }

@@ -5,6 +5,7 @@ mod choice;
 mod examples;
 mod reports;
 mod safety;
+mod schemes;
 #[cfg(feature = "gpu")]
 mod selftest;
 mod verify;

@@ -134,6 +134,7 @@ fn help_names_every_flag() {
         "--output",
         "--scheme",
         "--per",
+        "--saturate",
         "--device",
         "--include",
         "--exclude",

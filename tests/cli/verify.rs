@@ -23,7 +23,7 @@ fn description(folder: &Folder, name: &str) -> Value {
 }
 
 /// Writes a file again with other tensors and another description.
-fn rewrite(
+pub(super) fn rewrite(
     folder: &Folder,
     from: &str,
     to: &str,

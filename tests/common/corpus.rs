@@ -111,18 +111,24 @@ pub(crate) fn data(kind: &str, n: usize, seed: u64) -> Vec<f32> {
     (0..n).map(|i| value(&mut rng, i)).collect()
 }
 
-/// The values within 3 ulp of every halfway point `(k + 1/2) s`, up to just beyond the codes, on both sides.
+/// The values within 3 ulp of every halfway point `(k + 1/2) s`, up to just beyond 8-bit codes, on both sides.
 pub(crate) fn halfway_neighbours(scale: f32) -> Vec<f32> {
+    let mut values = halfway_neighbours_at(scale, 0..=130, 3);
+    values.extend(EDGES.map(f32::from_bits));
+    values
+}
+
+/// The values within so many ulp of the halfway points `(k + 1/2) s` of these `k`, on both sides of 0.
+pub(crate) fn halfway_neighbours_at(scale: f32, steps: impl IntoIterator<Item = i32>, ulps: i32) -> Vec<f32> {
     let mut values = Vec::new();
-    for k in 0..=130 {
+    for k in steps {
         // Rounded like the f64 it is; three neighbours either way cover that.
         let centre = ((f64::from(k) + 0.5) * f64::from(scale)) as f32;
-        for ulp in -3i32..=3 {
+        for ulp in -ulps..=ulps {
             let bits = centre.to_bits().saturating_add_signed(ulp).min(0x7f80_0000);
             values.extend([f32::from_bits(bits), f32::from_bits(bits | 0x8000_0000)]);
         }
     }
-    values.extend(EDGES.map(f32::from_bits));
     values
 }
 

@@ -1,8 +1,8 @@
 //! Every kind of data, shape and granularity, on both paths.
 
-use crate::corpus::{KINDS, SCALES, data, halfway_neighbours};
-use crate::{Test, assert_same, assert_same_values, bits, check};
-use wgpu_quant::{Gpu, Granularity, LossDetail, Quantized, Scheme, Spec, Tensor, cpu};
+use crate::corpus::{KINDS, Rng, SCALES, data, halfway_neighbours};
+use crate::{Test, another, assert_same, assert_same_values, bits, check, check_tensor};
+use wgpu_quant::{ElemType, Gpu, Granularity, LossDetail, Quantized, Scheme, Spec, Tensor, code_bytes, cpu};
 
 pub(crate) const TESTS: &[Test] = &[
     ("the_worked_example_has_the_contracts_bits", worked_example),
@@ -16,7 +16,237 @@ pub(crate) const TESTS: &[Test] = &[
     ("empty_tensors_agree", empty),
     ("a_tensor_larger_than_128_mib_agrees", large),
     ("many_channels_agree_on_the_first_and_last_axis", many_channels),
+    ("every_scheme_agrees_in_every_granularity_from_every_input_type", matrix),
+    ("every_size_of_range_units_agrees_in_one_pass_and_in_two", one_pass),
+    ("rows_that_lie_apart_agree", pitch),
+    ("given_scales_and_zero_points_agree_from_the_host_and_from_the_device", given),
+    ("quantizing_and_dequantizing_in_one_go_agrees", fake_quantize),
 ];
+
+/// Whether a scheme has this granularity.
+fn allows(scheme: Scheme, granularity: Granularity) -> bool {
+    !scheme.is_cast() || granularity == Granularity::Tensor
+}
+
+/// Zero points at the codes' ends, in their middle and anywhere; none of a scheme that has none.
+fn zero_points(scheme: Scheme, units: usize) -> Vec<i32> {
+    let (qmin, qmax) = (scheme.qmin(), scheme.qmax());
+    let mut rng = Rng::new(units as u64);
+    let any = |i: usize, rng: &mut Rng| match i % 4 {
+        0 => qmin,
+        1 => qmax,
+        2 => qmin + (qmax - qmin) / 2,
+        _ => qmin + rng.below((qmax - qmin).unsigned_abs()).cast_signed(),
+    };
+    if scheme.has_zero_point() { (0..units).map(|i| any(i, &mut rng)).collect() } else { vec![] }
+}
+
+/// Given scales, where the scheme has them.
+fn of_scheme(scheme: Scheme, scales: &[f32]) -> (Vec<f32>, Vec<i32>) {
+    if scheme.is_cast() { (vec![], vec![]) } else { (scales.to_vec(), zero_points(scheme, scales.len())) }
+}
+
+/// The bytes of values in another type: the nearest one's upper half for f16 too, whose patterns are all allowed.
+fn bytes_of(elem_type: ElemType, x: &[f32], rng: &mut Rng) -> Vec<u8> {
+    match elem_type {
+        ElemType::F32 => bytemuck::cast_slice(x).to_vec(),
+        // Mostly ordinary magnitudes, and any pattern at times.
+        ElemType::F16 => x
+            .iter()
+            .flat_map(|v| {
+                let b = v.to_bits();
+                let ordinary = (b >> 16 & 0x8000) | (0x3000 + (b >> 10 & 0x0fff));
+                (if rng.below(8) == 0 { b >> 16 } else { ordinary } as u16).to_ne_bytes()
+            })
+            .collect(),
+        ElemType::Bf16 => x.iter().flat_map(|v| ((v.to_bits() >> 16) as u16).to_ne_bytes()).collect(),
+        // Neighbours of f32 values and of the halfway points between them.
+        _ => x
+            .iter()
+            .flat_map(|v| {
+                let bits = f64::from(*v).to_bits();
+                let off = [0, 1 << 28, (1 << 28) + 1, (1 << 28) - 1, 1 << 27][rng.below(5) as usize];
+                (if v.is_nan() || v.is_infinite() { bits } else { bits + off }).to_ne_bytes()
+            })
+            .collect(),
+    }
+}
+
+fn matrix(gpu: &Gpu) {
+    let mut cases = 0;
+    let mut rng = Rng::new(41);
+    for (i, (shape, granularities)) in [
+        (&[3, 5, 67][..], &["tensor", "channel=0", "channel=1", "channel=2", "group=1", "group=5", "group=32"][..]),
+        (&[4, 3, 64], &["tensor", "channel=-1", "group=16", "group=24", "group=64", "group=100"]),
+        (&[2, 1500], &["tensor", "channel=0", "group=100", "group=128", "group=700"]),
+        (&[4099], &["tensor", "channel=0", "group=3"]),
+        (&[], &["tensor"]),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        for (j, &elem_type) in ElemType::ALL.iter().enumerate() {
+            // Each type meets each kind of data in some shape.
+            let kind = ["mixed", "gauss", "far-from-zero", "bits"][(i + j) % 4];
+            let x = data(kind, shape.iter().product(), (10 * i + j) as u64);
+            {
+                let bytes = bytes_of(elem_type, &x, &mut rng);
+                let x = Tensor::from_bytes(elem_type, &bytes, shape).unwrap();
+                for &scheme in Scheme::ALL {
+                    for granularity in granularities.iter().map(|text| text.parse().unwrap()) {
+                        if !allows(scheme, granularity) {
+                            continue;
+                        }
+                        let detail = DETAILS[cases % 3];
+                        let spec = Spec::new(scheme).per(granularity).loss(detail);
+                        let case = format!("{kind} {shape:?} {elem_type:?} {spec:?}");
+                        check_tensor(gpu, &case, x, &spec);
+                        cases += 1;
+                    }
+                }
+            }
+        }
+    }
+    println!("{cases} cases");
+}
+
+fn one_pass(gpu: &Gpu) {
+    let two = another(gpu).with_tuning(gpu.tuning().one_pass(false)).unwrap();
+    let mut once = 0;
+    // Well past what a workgroup holds: 2048 elements of units that are whole words of codes.
+    for n in 1..=2300 {
+        let units = [1, 3, 7, 70][n % 4];
+        let x = data(["mixed", "far-from-zero", "gauss"][n % 3], units * n, n as u64);
+        let shape = [units, n];
+        let x = Tensor::new(&x, &shape).unwrap();
+        let scheme = Scheme::ALL[n % 15];
+        let spec = Spec::new(scheme).per(Granularity::Channel(0)).loss(DETAILS[n / 4 % 3]);
+        let case = format!("{shape:?} {spec:?}");
+        let (ours, reference) = (gpu.quantize(x, &spec).unwrap(), cpu::quantize(x, &spec).unwrap());
+        assert_same(&case, &ours, &reference);
+        assert_same(&case, &two.quantize(x, &spec).unwrap(), &reference);
+        once += usize::from(n <= 256);
+    }
+    assert_eq!(once, 256);
+}
+
+fn pitch(gpu: &Gpu) {
+    let mut turn = 0;
+    for (shape, pitch) in [(&[37, 67][..], 70), (&[37, 67], 300), (&[5, 9, 64], 65), (&[3, 1], 2), (&[300, 20], 24)] {
+        let rows: usize = shape[..shape.len() - 1].iter().product();
+        let columns = shape[shape.len() - 1];
+        let mut strides = vec![1, pitch];
+        if shape.len() == 3 {
+            strides.push(pitch * shape[1]);
+        }
+        strides.reverse();
+        let x = data("mixed", (rows - 1) * pitch + columns, 51);
+        let mut rng = Rng::new(52);
+        for &elem_type in ElemType::ALL {
+            let bytes = bytes_of(elem_type, &x, &mut rng);
+            let x = Tensor::strided(elem_type, &bytes, shape, &strides).unwrap();
+            for granularity in ["tensor", "channel=0", "channel=-1", "group=16", "group=25"] {
+                let granularity = granularity.parse().unwrap();
+                for scheme in [(); 4].map(|()| scheme_in_turn(&mut turn)) {
+                    {
+                        let spec = Spec::new(scheme).per(granularity).loss(LossDetail::PerElement);
+                        check_tensor(gpu, &format!("{shape:?} pitch {pitch} {elem_type:?} {spec:?}"), x, &spec);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A caller's buffer on the device.
+fn buffer(gpu: &Gpu, bytes: &[u8]) -> wgpu_quant::wgpu::Buffer {
+    use wgpu_quant::wgpu::{BufferDescriptor, BufferUsages};
+    let usage = BufferUsages::COPY_SRC | BufferUsages::COPY_DST;
+    let size = bytes.len().max(4) as u64;
+    let buffer = gpu.device().create_buffer(&BufferDescriptor { label: None, size, usage, mapped_at_creation: false });
+    gpu.queue().write_buffer(&buffer, 0, bytes);
+    buffer
+}
+
+fn given(gpu: &Gpu) {
+    for (shape, granularity) in [
+        (vec![5001], Granularity::Tensor),
+        (vec![30, 301], Granularity::Channel(0)),
+        (vec![41, 30], Granularity::Channel(1)),
+        (vec![10, 77], Granularity::Group(32)),
+        (vec![10, 96], Granularity::Group(32)),
+    ] {
+        let x = data("mixed", shape.iter().product(), 61);
+        let x = Tensor::new(&x, &shape).unwrap();
+        for (i, &scheme) in Scheme::ALL.iter().filter(|scheme| !scheme.is_cast()).enumerate() {
+            {
+                let spec = Spec::new(scheme).per(granularity).loss(DETAILS[i % 3]);
+                let units = spec.units(&shape).unwrap().units;
+                let scales: Vec<f32> = (0..units).map(|unit| 0.003 * (unit % 97 + 1) as f32).collect();
+                let zero_points = zero_points(scheme, units);
+                let reference = cpu::quantize_with_scales(x, &spec, &scales, &zero_points).unwrap();
+                let case = format!("{shape:?} {spec:?}");
+                assert_same(&case, &gpu.quantize_with_scales(x, &spec, &scales, &zero_points).unwrap(), &reference);
+                let on_device = buffer(gpu, bytemuck::cast_slice(&scales));
+                let zero = scheme.has_zero_point().then(|| buffer(gpu, bytemuck::cast_slice(&zero_points)));
+                let ours = gpu.quantize_with_buffers(x, &spec, &on_device, zero.as_ref()).unwrap();
+                assert_same(&case, &ours, &reference);
+                let ours = gpu.fake_quantize_with_scales(x, &spec, &scales, &zero_points).unwrap();
+                assert_eq!(*ours, cpu::fake_quantize_with_scales(x, &spec, &scales, &zero_points).unwrap(), "{case}");
+            }
+        }
+    }
+    // What is no scale and no code on the device is an error when it comes back.
+    let x = Tensor::new(&[1.0, 2.0], &[2]).unwrap();
+    let spec = Spec::new(Scheme::UINT8_AFFINE).loss(LossDetail::PerElement);
+    for (scale, zero_point, holds) in [
+        (0.0f32, 0i32, "scale 0"),
+        (f32::NAN, 0, "scale NaN"),
+        (f32::INFINITY, 3, "scale inf"),
+        (-1.0, 0, "scale -1"),
+        (1.0, 256, "zero point 256"),
+        (1.0, i32::MIN, "zero point -2147483648"),
+    ] {
+        let (scales, zero) = (buffer(gpu, &scale.to_ne_bytes()), buffer(gpu, &zero_point.to_ne_bytes()));
+        let error = gpu.quantize_with_buffers(x, &spec, &scales, Some(&zero)).err().unwrap().to_string();
+        assert!(error.contains(holds), "{error}");
+    }
+    let scales = buffer(gpu, &1f32.to_ne_bytes());
+    assert!(gpu.quantize_with_buffers(x, &spec, &scales, None).err().unwrap().to_string().contains("zero points"));
+    let rows = Spec::new(Scheme::INT8_ABSMAX).per(Granularity::Channel(0));
+    let error = gpu.quantize_with_buffers(x, &rows, &scales, None).err().unwrap().to_string();
+    assert!(error.contains("scales holds 1 elements, expected 2"), "{error}");
+}
+
+fn fake_quantize(gpu: &Gpu) {
+    let mut rng = Rng::new(71);
+    for (shape, granularity) in [
+        (vec![5001], Granularity::Tensor),
+        (vec![30, 301], Granularity::Channel(0)),
+        (vec![41, 30], Granularity::Channel(1)),
+        (vec![10, 77], Granularity::Group(32)),
+        (vec![10, 96], Granularity::Group(32)),
+    ] {
+        for kind in ["mixed", "huge", "bits"] {
+            let x = data(kind, shape.iter().product(), 72);
+            for &elem_type in ElemType::ALL {
+                let bytes = bytes_of(elem_type, &x, &mut rng);
+                let x = Tensor::from_bytes(elem_type, &bytes, &shape).unwrap();
+                for &scheme in Scheme::ALL.iter().filter(|scheme| allows(**scheme, granularity)) {
+                    let spec = Spec::new(scheme).per(granularity);
+                    let (ours, reference) =
+                        (gpu.fake_quantize(x, &spec).unwrap(), cpu::fake_quantize(x, &spec).unwrap());
+                    let case = format!("{kind} {shape:?} {elem_type:?} {spec:?}");
+                    assert_same_values(&case, &ours.values, &reference.values);
+                    assert_eq!(*ours, reference, "{case}");
+                }
+            }
+        }
+    }
+    let x = data("bits", 10_000, 73);
+    let spec = Spec::new(Scheme::F16).saturate(true).loss(LossDetail::PerElement);
+    check(gpu, "saturating", &x, &[10_000], &spec);
+}
 
 const DETAILS: [LossDetail; 3] = [LossDetail::None, LossDetail::Summary, LossDetail::PerElement];
 
@@ -25,7 +255,7 @@ fn worked_example(gpu: &Gpu) {
     let spec = Spec::new(Scheme::INT8_MINMAX).loss(LossDetail::PerElement);
     let out = gpu.quantize(Tensor::new(&x, &[5]).unwrap(), &spec).unwrap();
     assert_eq!(bits(out.tensor.scales()), [0x3da0_a0a1]);
-    assert_eq!(out.tensor.codes_i8(), [-127, -64, 0, 64, 127]);
+    assert_eq!(out.tensor.code_values(), [-127, -64, 0, 64, 127]);
     let values = gpu.dequantize(&out.tensor).unwrap();
     assert_eq!(*values, [-9.960785, -5.019608, 0.0, 5.019608, 9.960785]);
     let loss = out.value.loss.unwrap();
@@ -38,7 +268,7 @@ fn kinds(gpu: &Gpu) {
     let mut cases = 0;
     for (i, kind) in KINDS.iter().enumerate() {
         for &scheme in Scheme::ALL {
-            for detail in DETAILS {
+            {
                 let seed = (i * 10) as u64;
                 for (shape, granularity) in [
                     (vec![10_007], Granularity::Tensor),
@@ -46,9 +276,11 @@ fn kinds(gpu: &Gpu) {
                     (vec![271, 37], Granularity::Channel(1)),
                 ] {
                     let x = data(kind, shape.iter().product(), seed);
-                    let spec = Spec::new(scheme).per(granularity).loss(detail);
-                    check(gpu, &format!("{kind} {shape:?} {spec:?}"), &x, &shape, &spec);
-                    cases += 1;
+                    if allows(scheme, granularity) {
+                        let spec = Spec::new(scheme).per(granularity).loss(DETAILS[cases % 3]);
+                        check(gpu, &format!("{kind} {shape:?} {spec:?}"), &x, &shape, &spec);
+                        cases += 1;
+                    }
                 }
             }
         }
@@ -56,10 +288,19 @@ fn kinds(gpu: &Gpu) {
     println!("{cases} cases");
 }
 
+/// The next of the schemes that have every granularity.
+fn scheme_in_turn(turn: &mut usize) -> Scheme {
+    let schemes: Vec<Scheme> = Scheme::ALL.iter().copied().filter(|scheme| !scheme.is_cast()).collect();
+    *turn += 1;
+    schemes[*turn % schemes.len()]
+}
+
 fn axes(gpu: &Gpu) {
+    let mut turn = 0;
     for shape in [vec![5, 7, 11], vec![3, 200, 70], vec![2, 3, 4096], vec![64, 64, 3], vec![1, 1, 1], vec![4, 1, 65]] {
         for axis in -3..3 {
-            for &scheme in Scheme::ALL {
+            // The schemes in turn: which axis it is does not depend on them.
+            for scheme in [(); 5].map(|()| scheme_in_turn(&mut turn)) {
                 for detail in DETAILS {
                     let x = data("mixed", shape.iter().product(), 77);
                     let spec = Spec::new(scheme).per(Granularity::Channel(axis)).loss(detail);
@@ -72,10 +313,12 @@ fn axes(gpu: &Gpu) {
 
 fn lengths(gpu: &Gpu) {
     // A workgroup's tile holds 4096 elements for codes and 16384 for ranges.
+    let mut turn = 0;
     let around = [4096usize, 8192, 16_384, 32_768, 65_536].into_iter().flat_map(|n| n - 2..=n + 2);
     for n in (1..=40).chain([63, 64, 65, 255, 256, 257, 1023, 1024, 1025]).chain(around) {
         let x = data("mixed", n, n as u64);
-        for &scheme in Scheme::ALL {
+        let codecs = [Scheme::INT8_ABSMAX, Scheme::UINT4_AFFINE, Scheme::INT16_AFFINE, Scheme::F16, Scheme::BF16];
+        for scheme in codecs.into_iter().chain([scheme_in_turn(&mut turn)]) {
             let spec = Spec::new(scheme).loss(LossDetail::PerElement);
             check(gpu, &format!("length {n} {scheme}"), &x, &[n], &spec);
         }
@@ -93,8 +336,15 @@ fn halfway(gpu: &Gpu) {
             let spec = Spec::new(scheme).loss(LossDetail::PerElement);
             let shape = [x.len()];
             let x = Tensor::new(&x, &shape).unwrap();
-            let ours = gpu.quantize_with_scales(x, &spec, &[s]).unwrap();
-            assert_same(&format!("scale {s:e} {scheme}"), &ours, &cpu::quantize_with_scales(x, &spec, &[s]).unwrap());
+            let (scales, mut zero) = of_scheme(scheme, &[s]);
+            for middle in [false, true] {
+                if let (true, Some(z)) = (middle, zero.first_mut()) {
+                    *z = (scheme.qmin() + scheme.qmax()) / 2;
+                }
+                let ours = gpu.quantize_with_scales(x, &spec, &scales, &zero).unwrap();
+                let reference = cpu::quantize_with_scales(x, &spec, &scales, &zero).unwrap();
+                assert_same(&format!("scale {s:e} {scheme} zero point {zero:?}"), &ours, &reference);
+            }
         }
     }
 }
@@ -112,13 +362,18 @@ fn random_scales(gpu: &Gpu) {
             }
         }
         let x = Tensor::new(&x, &[300, 331]).unwrap();
-        let spec = Spec::new(Scheme::INT8_ABSMAX).per(Granularity::Channel(0)).loss(LossDetail::PerElement);
-        let ours = gpu.quantize_with_scales(x, &spec, &scales).unwrap();
-        assert_same(kind, &ours, &cpu::quantize_with_scales(x, &spec, &scales).unwrap());
+        for &scheme in Scheme::ALL.iter().filter(|scheme| !scheme.is_cast()) {
+            let spec = Spec::new(scheme).per(Granularity::Channel(0)).loss(LossDetail::PerElement);
+            let (scales, zero) = of_scheme(scheme, &scales);
+            let ours = gpu.quantize_with_scales(x, &spec, &scales, &zero).unwrap();
+            let case = format!("{kind} {scheme}");
+            assert_same(&case, &ours, &cpu::quantize_with_scales(x, &spec, &scales, &zero).unwrap());
+        }
     }
 }
 
 fn foreign_codes(gpu: &Gpu) {
+    let mut turn = 0;
     for (shape, granularity) in [
         (vec![9001], Granularity::Tensor),
         (vec![30, 300], Granularity::Channel(0)),
@@ -127,30 +382,49 @@ fn foreign_codes(gpu: &Gpu) {
         for kind in KINDS {
             let n: usize = shape.iter().product();
             let x = data(kind, n, 8);
-            let codes = data("bits", n, 9).iter().map(|v| v.to_bits() as u8).collect();
-            let units = if granularity == Granularity::Tensor { 1 } else { 30 };
-            let scales =
-                data("finite-bits", units, 10).into_iter().map(|s| f32::from_bits(s.to_bits() & 0x7fff_ffff | 1));
-            let q = Quantized::from_parts(Scheme::INT8_ABSMAX, granularity, shape.clone(), codes, scales.collect())
-                .unwrap();
             let x = Tensor::new(&x, &shape).unwrap();
-            for per_element in [false, true] {
-                let (ours, reference) = (gpu.loss(x, &q, per_element).unwrap(), cpu::loss(x, &q, per_element).unwrap());
-                assert_eq!(ours.summary(), reference.summary(), "{kind} {granularity}");
-                assert_eq!(ours.value, reference, "{kind} {granularity}");
+            let units = if granularity == Granularity::Tensor { 1 } else { 30 };
+            let scales: Vec<f32> = data("finite-bits", units, 10)
+                .into_iter()
+                .map(|s| f32::from_bits(s.to_bits() & 0x7fff_ffff | 1))
+                .collect();
+            let casts = [Scheme::F16, Scheme::BF16].into_iter().filter(|scheme| allows(*scheme, granularity));
+            for scheme in [(); 3].map(|()| scheme_in_turn(&mut turn)).into_iter().chain(casts) {
+                let bytes = code_bytes(&shape, scheme.code()).unwrap();
+                let codes = data("bits", bytes, 9).iter().map(|v| v.to_bits() as u8).collect();
+                let (scales, zero) = of_scheme(scheme, &scales);
+                let q = Quantized::from_parts(scheme, granularity, shape.clone(), codes, scales, zero).unwrap();
+                for per_element in [false, true] {
+                    let ours = gpu.loss(x, &q, per_element).unwrap();
+                    let reference = cpu::loss(x, &q, per_element).unwrap();
+                    assert_eq!(ours.summary(), reference.summary(), "{kind} {scheme} {granularity}");
+                    assert_eq!(ours.value, reference, "{kind} {scheme} {granularity}");
+                }
             }
         }
     }
 }
 
 fn dequantize_all_codes(gpu: &Gpu) {
-    let codes: Vec<u8> = (0..SCALES.len() * 256).map(|i| i as u8).collect();
-    let scales = SCALES.map(f32::from_bits).to_vec();
-    let shape = vec![SCALES.len(), 256];
-    let q = Quantized::from_parts(Scheme::INT8_ABSMAX, Granularity::Channel(0), shape, codes, scales).unwrap();
-    let values = gpu.dequantize(&q).unwrap();
-    assert_same_values("all codes", &values, &cpu::dequantize(&q).unwrap());
-    assert!(values.iter().any(|v| v.is_infinite()) && values.iter().any(|v| v.is_subnormal()));
+    for &scheme in Scheme::ALL {
+        let bits = scheme.code().bits();
+        // A row of every code: one for each scale, or one in all.
+        let rows = if scheme.is_cast() { 1 } else { SCALES.len() };
+        let row_bytes = (1usize << bits) * bits as usize / 8;
+        let codes: Vec<u8> = (0..rows * row_bytes)
+            .map(|i| match bits {
+                4 => ((i * 2 % 16) | (((i * 2 + 1) % 16) << 4)) as u8,
+                8 => i as u8,
+                _ => ((i / 2) >> (8 * (i % 2))) as u8,
+            })
+            .collect();
+        let granularity = if scheme.is_cast() { Granularity::Tensor } else { Granularity::Channel(0) };
+        let (scales, zero) = of_scheme(scheme, &SCALES.map(f32::from_bits));
+        let q = Quantized::from_parts(scheme, granularity, vec![rows, 1 << bits], codes, scales, zero).unwrap();
+        let values = gpu.dequantize(&q).unwrap();
+        assert_same_values(&format!("all codes of {scheme}"), &values, &cpu::dequantize(&q).unwrap());
+        assert!(bits != 8 || values.iter().any(|v| v.is_infinite()) && values.iter().any(|v| v.is_subnormal()));
+    }
 }
 
 fn empty(gpu: &Gpu) {
@@ -179,7 +453,7 @@ fn large(gpu: &Gpu) {
     x[n - 1] = f32::INFINITY;
     let spec = Spec::new(Scheme::INT8_MINMAX).loss(LossDetail::Summary);
     let q = check(gpu, "134 million bytes", &x, &[n], &spec);
-    assert_eq!(q.codes_i8()[n - 2..], [0, 127]);
+    assert_eq!(q.code_values()[n - 2..], [0, 127]);
 }
 
 fn many_channels(gpu: &Gpu) {

@@ -46,8 +46,8 @@ fn agree(gpu: &Gpu, tuning: Tuning, shapes: &Shapes) {
             assert_same(&case, &gpu.quantize(x, &spec).unwrap(), &reference);
             let scales: Vec<f32> =
                 (0..reference.tensor.scales().len()).map(|unit| 0.01 * (unit % 97 + 1) as f32).collect();
-            let given = gpu.quantize_with_scales(x, &spec, &scales).unwrap();
-            assert_same(&case, &given, &cpu::quantize_with_scales(x, &spec, &scales).unwrap());
+            let given = gpu.quantize_with_scales(x, &spec, &scales, &[]).unwrap();
+            assert_same(&case, &given, &cpu::quantize_with_scales(x, &spec, &scales, &[]).unwrap());
             let values = gpu.dequantize(&reference.tensor).unwrap();
             assert_same_values(&case, &values, &cpu::dequantize(&reference.tensor).unwrap());
             let loss = gpu.loss(x, &reference.tensor, true).unwrap();

@@ -131,7 +131,8 @@ fn bits(values: &[f32]) -> Vec<u32> {
 #[track_caller]
 fn assert_same(case: &str, gpu: &QuantizeOutput, cpu: &QuantizeOutput) {
     assert_all_equal("scale bits", case, &bits(gpu.tensor.scales()), &bits(cpu.tensor.scales()));
-    assert_all_equal("codes", case, gpu.tensor.codes_i8(), cpu.tensor.codes_i8());
+    assert_all_equal("zero points", case, gpu.tensor.zero_points(), cpu.tensor.zero_points());
+    assert_all_equal("codes", case, gpu.tensor.codes(), cpu.tensor.codes());
     assert_eq!(gpu.counts, cpu.counts, "{case}: counts");
     match (&gpu.loss, &cpu.loss) {
         (Some(gpu), Some(cpu)) => {
@@ -155,7 +156,12 @@ fn assert_same_values(case: &str, gpu: &[f32], cpu: &[f32]) {
 /// Quantizes and de-quantizes on both paths, and compares everything.
 #[track_caller]
 fn check(gpu: &Gpu, case: &str, x: &[f32], shape: &[usize], spec: &Spec) -> Quantized {
-    let x = Tensor::new(x, shape).unwrap();
+    check_tensor(gpu, case, Tensor::new(x, shape).unwrap(), spec)
+}
+
+/// The same of a tensor of any type.
+#[track_caller]
+fn check_tensor(gpu: &Gpu, case: &str, x: Tensor<'_>, spec: &Spec) -> Quantized {
     let ours = gpu.quantize(x, spec).unwrap_or_else(|e| panic!("{case}: {e}"));
     let reference = cpu::quantize(x, spec).unwrap();
     assert_same(case, &ours, &reference);

@@ -5,8 +5,8 @@ use crate::for_each_shader;
 use crate::lint::{RELIED_ON, Report, STORED, lint};
 use naga::valid::{Capabilities, ValidationFlags, Validator};
 use std::collections::BTreeSet;
-use wgpu_quant::Scheme;
-use wgpu_quant::gpu::{Kernel, shader_source};
+use wgpu_quant::gpu::{Kernel, Program, shader_source};
+use wgpu_quant::{ElemType, Scheme};
 
 #[test]
 fn every_shader_relies_on_the_closed_list_alone_and_within_its_rules() {
@@ -296,13 +296,13 @@ fn violations_planted_in_the_shaders_are_found() {
         (Kernel::Quantize, "(((ct - c) >> 23u) & 31u)", "((ct - c) >> 23u)", "shift by"),
         (Kernel::Quantize, "clamp(-e, 1, 25)", "max(-e, 1)", "shift by"),
         (Kernel::Quantize, "clamp(-e, 1, 25)", "clamp(-e, 0, 25)", "shift by"),
-        (Kernel::Quantize, "        visit(3u);", "        visit(4u);", "shift by"),
+        (Kernel::Quantize, "(2u * CODE_BITS) & 31u", "4u * CODE_BITS", "shift by"),
         (Kernel::Scale, "(24u - j) & 31u", "24u + j", "shift by"),
         (Kernel::Scale, "lo >> (drop & 31u)", "lo >> drop", "shift by"),
         (Kernel::Scale, "min(ex - ey, 27u)", "ex - ey", "shift by"),
         (Kernel::Scale, "bitcast<u32>(-shift) & 31u", "bitcast<u32>(-shift)", "shift by"),
         (Kernel::Loss, "bitcast<u32>(up) & 31u", "bitcast<u32>(up)", "shift by"),
-        (Kernel::Loss, "(8u * (i % 4u))", "(8u * i)", "shift by"),
+        (Kernel::Loss, "(shift_of(i) & 31u)", "i", "shift by"),
         (Kernel::MinMax, "max(params.run, 1u)", "params.run", "division by"),
         (Kernel::MinMax, "max(params.stride, 1u)", "params.stride", "division by"),
         (Kernel::MinMax, "max(params.units, 1u)", "params.units", "division by"),
@@ -317,7 +317,7 @@ fn violations_planted_in_the_shaders_are_found() {
         (Kernel::Scale, "        y.e,\n", "        bitcast<i32>(hi),\n", "a store of"),
         (Kernel::MinMax, "atomicMax(&ranges[2u * unit], hi)", "atomicMin(&ranges[2u * unit], hi)", "`atomicMin`"),
     ] {
-        let text = shader_source(kernel, Scheme::INT8_ABSMAX, 64);
+        let text = shader_source(Program::new(kernel, Scheme::INT8_ABSMAX, ElemType::F32), 64);
         assert!(text.contains(line), "{} has no {line}", kernel.label());
         let found = report(&text.replace(line, planted)).findings;
         assert!(found.iter().any(|finding| finding.contains(what)), "{line} -> {planted}: {found:#?}");

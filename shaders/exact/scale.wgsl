@@ -1,0 +1,61 @@
+// From a range to a scale and a zero point, on bit patterns. Twin: src/exact/scale.rs, the same functions.
+
+const KIND_MINMAX = 0u;
+const KIND_ABSMAX = 1u;
+const KIND_AFFINE = 2u;
+const KIND_CAST = 3u;
+
+// A scheme's numbers; the last two are bit patterns.
+struct Rule {
+    kind: u32,
+    qmin: i32,
+    qmax: i32,
+    divisor: u32,       // what the range is divided by
+    zero_scale: u32,    // what stands in for a scale of 0
+}
+
+// (hi - lo) / divisor; where hi - lo overflows, the ends are divided one by one.
+fn width_scale(lo: u32, hi: u32, divisor: u32) -> u32 {
+    let width = sub(hi, lo);
+    if (is_finite(width)) { return div(width, divisor); }
+    return add(div(hi, divisor), div(lo ^ SIGN, divisor));
+}
+
+// min(lo, 0)
+fn up_to_zero(lo: u32) -> u32 { return select(0u, lo, (lo >> 31u) == 1u); }
+
+// max(hi, 0)
+fn down_to_zero(hi: u32) -> u32 { return select(hi, 0u, (hi >> 31u) == 1u); }
+
+// A cast has no scale. The grid of its loss takes 2^-12 of the power of two at or below amax for one, or the least
+// subnormal where that is less.
+fn cast_scale(amax: u32) -> u32 {
+    let s = round_pack(0u, 1u, parts(amax).e + 11);
+    return select(s, 1u, s == 0u);
+}
+
+// The scale of a range, never 0.
+fn scale_of(lo: u32, hi: u32, r: Rule) -> u32 {
+    let amax = max(lo & MAGNITUDE, hi & MAGNITUDE);
+    var s: u32;
+    if (r.kind == KIND_CAST) {
+        s = select(cast_scale(amax), 0u, amax == 0u);
+    } else if (r.kind == KIND_AFFINE) {
+        s = width_scale(up_to_zero(lo), down_to_zero(hi), r.divisor);
+    } else if (r.kind == KIND_MINMAX && lo != hi) {
+        s = width_scale(lo, hi, r.divisor);
+    } else if (r.kind == KIND_MINMAX) {
+        s = div(amax, from_int(r.qmax));
+    } else {
+        s = div(amax, r.divisor);
+    }
+    return select(s, r.zero_scale, s == 0u);
+}
+
+// The zero point of a range with this scale: clamp(rne(qmin - min(lo, 0) / s)). The quotient is at most some 2^17, so
+// that nothing overflows.
+fn zero_point_of(lo: u32, s: u32, r: Rule) -> i32 {
+    if (r.kind != KIND_AFFINE) { return 0; }
+    let z = to_int(sub(from_int(r.qmin), div(up_to_zero(lo), s)));
+    return min(max(z, r.qmin), r.qmax);
+}
