@@ -30,12 +30,15 @@
 //! dot    = sum s^2 * codes - s u * cross                 cosine = dot / sqrt(signal * recon)
 //! ```
 //!
-//! The last two lines take `x = s Q - u D`, which holds up to the rounding of `x' = s Q` (2^-24 relative).
+//! The last two lines take `x = s Q - u D`, which holds up to the rounding of `x' = s Q` to 24 bits (2^-24 relative);
+//! the product of a 16-bit code has up to 40.
 //!
 //! **Casts** have no scale. One that stands in, `2^(floor(log2 amax) - 12)` with the largest magnitude `amax` of the
 //! tensor's finite values, sets the grid in the same way. Their `Q` is `x'` in steps of `2^-11` of that scale, to the
-//! nearest, ties to even, and at most 2^26, which only codes that belong to another tensor reach; the last four lines
-//! take such a step for `s`. So `x = s Q - u D` is off by half a step at most, 2^-24 of `amax`.
+//! nearest, ties to even, and at most 2^26, which only codes that belong to another tensor reach; `recon`,
+//! `signal` and `dot` take such a step for `s`. So `x = s Q - u D` is off by half a step at most, 2^-24 of `amax`.
+//! An `x'` between the grid's points is a float of a quantum below u, and so within `u / 2` of x: its D is off by 1 at
+//! most, which moves the mean by at most 2^-24 of that scale and the MSE by at most the square of that.
 //!
 //! **Why it is close enough.** `x'` lies on an unclipped unit's grid, because it is a multiple of `2^es`.
 //! Where `q != 0`, `|x| > s / 2 >= 2^23 u`, so x lies on it too, and `u D` is `x' - x` exactly. Only elements
@@ -50,7 +53,9 @@
 //! below 2^-25 s has no weight on the grid, so that the SQNR and the cosine of a tensor are meaningless if all
 //! of it is that small (values below 2^-143, whose scale would be 0 and is 1).
 //!
-//! **Why it cannot overflow.** `|D| < 2^30`, so `D^2 < 2^60`, and sums over 2^40 elements stay below 2^100.
+//! **Why it cannot overflow.** `|D| < 2^30`, so `D^2 < 2^60`, and sums over 2^40 elements stay below 2^100. `|Q|` is at
+//! most 2^16 of codes and 2^26 of casts, so that sums of `Q^2` stay below 2^92, those of `Q D` below 2^96, and times
+//! `ms^2` or `2 ms`, which only codes have, below 2^121.
 //!
 //! Both paths compute the per-unit sums, each in its own arithmetic; everything after that is this file's,
 //! and uses integers only, so that a host's rounding mode cannot change it.
@@ -269,7 +274,7 @@ impl LossSums {
         let Parts { m, e } = parts(scale_bits);
         let (ms, es) = if cast { (1, e + CAST_STEP_EXP) } else { (i128::from(m), e) };
         let g = sums.grid(scale_bits);
-        // Sums stay below 2^104. Those of a device that computes wrong may not, and are wrong then, but no panic.
+        // Terms stay below 2^121. Those of a device that computes wrong may not, and are wrong then, but no panic.
         let codes = ms.pow(2).wrapping_mul(sums.codes.cast_signed());
         let (noise, cross) = (sums.noise.cast_signed(), ms.wrapping_mul(sums.cross));
         self.max_bits = self.max_bits.max(sums.max_bits);

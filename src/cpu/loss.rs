@@ -197,3 +197,158 @@ impl Part {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::quantize;
+    use crate::layout::Granularity::{self, Channel, Group};
+    use crate::quantized::{LossDetail, Spec};
+    use crate::scheme::Scheme;
+    use crate::test_data::{KINDS, Rng, data, edge_bits};
+    use approx::assert_relative_eq;
+
+    /// The figures in binary64 from x and x', over elements with finite ones: mean, MSE, SQNR, cosine.
+    fn expected(x: &[f32], q: &Quantized) -> [f64; 4] {
+        let (mut n, mut abs, mut noise, mut signal, mut recon, mut dot) = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0);
+        for (&x, out) in x.iter().zip(crate::cpu::dequantize(q).unwrap()) {
+            if x.is_finite() && out.is_finite() {
+                let (x, out) = (f64::from(x), f64::from(out));
+                n += 1.0;
+                abs += (out - x).abs();
+                noise += (out - x).powi(2);
+                signal += x * x;
+                recon += out * out;
+                dot += x * out;
+            }
+        }
+        [abs / n, noise / n, 10.0 * (signal / noise).log10(), dot / (signal * recon).sqrt()]
+    }
+
+    #[test]
+    fn the_figures_are_those_of_binary64_over_all_schemes() {
+        for &scheme in Scheme::ALL {
+            for kind in ["gauss", "bf16", "one-sided", "far-from-zero", "ints", "mixed"] {
+                for granularity in [Granularity::Tensor, Channel(0), Group(7)] {
+                    if scheme.is_cast() && granularity != Granularity::Tensor {
+                        continue;
+                    }
+                    // Random magnitudes of a narrow span, f16's largest included.
+                    let mut x = data(kind, 4000, 51);
+                    if kind == "mixed" {
+                        x.iter_mut().for_each(|v| *v = if v.abs() < 6e4 { *v * 1e4 } else { 1.0 });
+                    }
+                    let spec = Spec::new(scheme).per(granularity).loss(LossDetail::Summary);
+                    let x_tensor = Tensor::new(&x, &[40, 100]).unwrap();
+                    let out = quantize(x_tensor, &spec).unwrap();
+                    let (found, [mean, mse, db, cos]) = (out.loss.unwrap().summary(), expected(&x, &out.tensor));
+                    // The largest scale; of a cast the nominal one.
+                    let nominal = scale(min_max(x_tensor, Granularity::Tensor).unwrap().units[0], scheme);
+                    let s = out.tensor.scales().iter().copied().reduce(f32::max).unwrap_or(nominal);
+                    let (s, what) = (f64::from(s), format!("{scheme} {kind} {granularity}"));
+                    let epsilon = s * 2f64.powi(-16);
+                    assert_relative_eq!(found.mean_abs_error.unwrap(), mean, max_relative = 1e-5, epsilon = epsilon);
+                    let epsilon = s * s * 2f64.powi(-32);
+                    assert_relative_eq!(found.mse.unwrap(), mse, max_relative = 1e-5, epsilon = epsilon);
+                    assert_relative_eq!(found.cosine.unwrap(), cos, max_relative = 1e-6);
+                    match found.sqnr_db {
+                        Some(found) => assert_relative_eq!(found, db, max_relative = 1e-4, epsilon = 1e-4),
+                        None => assert_eq!(mse, 0.0, "{what}"),
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_loss_of_a_cast_is_what_its_rounding_took() {
+        // 2049 has 12 bits, of which f16 keeps 11: 2048 is the even neighbour. 2^-12 and 65504 are f16.
+        let x = [2049.0, -1.0, 0.0, 2f32.powi(-12), f32::NAN, f32::INFINITY];
+        let spec = Spec::new(Scheme::F16).loss(LossDetail::PerElement);
+        let loss = quantize(Tensor::new(&x, &[6]).unwrap(), &spec).unwrap().loss.unwrap();
+        let summary = loss.summary();
+        assert_eq!((summary.elems, summary.nonfinite_out_elems, summary.max_abs_error), (4, 2, Some(1.0)));
+        assert_eq!((summary.mean_abs_error, summary.mse), (Some(0.25), Some(0.25)));
+        let db = 10.0 * (2049f64.powi(2) + 1.0 + 2f64.powi(-24)).log10();
+        assert_relative_eq!(summary.sqnr_db.unwrap(), db, max_relative = 1e-7);
+        let errors: Vec<u32> = loss.abs_errors.unwrap().iter().map(|e| e.to_bits()).collect();
+        assert_eq!(errors, [1f32.to_bits(), 0, 0, 0, NAN, NAN]);
+        // An overflow is infinitely far off, and left out of the figures.
+        let x = [1e6, 1.0];
+        let loss = quantize(Tensor::new(&x, &[2]).unwrap(), &spec).unwrap().loss.unwrap();
+        assert_eq!((loss.summary().elems, loss.summary().nonfinite_out_elems), (1, 1));
+        assert_eq!(loss.abs_errors.unwrap(), [f32::INFINITY, 0.0]);
+        // With saturation it counts: 1e6 - 65504.
+        let loss = quantize(Tensor::new(&x, &[2]).unwrap(), &spec.saturate(true)).unwrap().loss.unwrap();
+        assert_eq!(loss.summary().max_abs_error, Some(934_496.0));
+        assert_eq!(loss.summary().mean_abs_error, Some(467_248.0));
+    }
+
+    #[test]
+    fn plain_and_exact_sums_agree_over_all_schemes() {
+        for &scheme in Scheme::ALL {
+            for (i, kind) in KINDS.iter().enumerate() {
+                let x = data(kind, 3000, i as u64);
+                let x_tensor = Tensor::new(&x, &[3000]).unwrap();
+                let q = quantize(x_tensor, &Spec::new(scheme)).unwrap().tensor;
+                let nominal = scale(min_max(x_tensor, Granularity::Tensor).unwrap().units[0], scheme).to_bits();
+                let s = q.scales().first().map_or(nominal, |s| s.to_bits());
+                let sums = |ieee, g| {
+                    let (mut part, run) = (Part::default(), Run { unit: 0, elems: 0..3000, ieee });
+                    for_each_block(&q, &run, &x, s, |_, x, steps, out| part.add(x, steps, out, g, ieee));
+                    (part.sums, part.elems, part.nonfinite_out_elems)
+                };
+                let max = sums(true, grid_exp(s, 0)).0.max_bits;
+                assert_eq!(max, sums(false, grid_exp(s, 0)).0.max_bits, "{scheme} {kind}");
+                let g = grid_exp(s, max);
+                assert_eq!(sums(true, g), sums(false, g), "{scheme} {kind}");
+            }
+        }
+    }
+
+    #[test]
+    fn plain_and_exact_steps_of_a_cast_agree() {
+        let mut rng = Rng::new(52);
+        let mut out: Vec<f32> = edge_bits().into_iter().map(f32::from_bits).filter(|v| !v.is_nan()).collect();
+        for exponent in -149..=115 {
+            let s = scale(crate::cpu::Range { lo: 0.0, hi: 2f64.powi(exponent + 12) as f32 }, Scheme::F16);
+            assert_eq!(f64::from(s), 2f64.powi(exponent));
+            // Around halfway points of the steps, up to beyond the last, and anything.
+            out.truncate(60);
+            for _ in 0..300 {
+                let half = f64::from(rng.below(1 << 28)) * 2f64.powi(exponent - 12 - rng.below(26).cast_signed());
+                let near = (half as f32).to_bits().saturating_add_signed(rng.below(3).cast_signed() - 1);
+                out.extend([f32::from_bits(near), -f32::from_bits(near), f32::from_bits(rng.float_bits())]);
+            }
+            out.retain(|v| v.is_finite());
+            let steps = |ieee| {
+                let mut steps = vec![0; out.len()];
+                cast_steps(&out, s.to_bits(), ieee, &mut steps);
+                steps
+            };
+            assert_eq!(steps(true), steps(false), "2^{exponent}");
+        }
+    }
+
+    #[test]
+    fn the_largest_codes_and_losses_do_not_overflow() {
+        // |Q| = 65535 of every element, and losses of 2^29 steps of the grid.
+        let units = 3000;
+        let codes = vec![0xff; 2 * units];
+        let (scheme, shape) = (Scheme::UINT16_AFFINE, vec![units]);
+        let q = Quantized::from_parts(scheme, Granularity::Tensor, shape.clone(), codes, vec![1.0], vec![0]).unwrap();
+        let x = vec![f32::MIN; units];
+        let summary = loss(Tensor::new(&x, &shape).unwrap(), &q, false).unwrap().summary();
+        assert_eq!(summary.max_abs_error, Some(f32::MAX));
+        assert_relative_eq!(summary.mean_abs_error.unwrap(), f64::from(f32::MAX), max_relative = 1e-7);
+        // A cast's codes that belong to another tensor.
+        let codes = [0xff, 0x7b].repeat(units);
+        let q = Quantized::from_parts(Scheme::F16, Granularity::Tensor, shape.clone(), codes, vec![], vec![]).unwrap();
+        for value in [0.0, 1e-40, -1e-3, f32::MIN] {
+            let x = vec![value; units];
+            let summary = loss(Tensor::new(&x, &shape).unwrap(), &q, false).unwrap().summary();
+            let mean = 65504.0 - f64::from(value);
+            assert_relative_eq!(summary.mean_abs_error.unwrap(), mean, max_relative = 1e-7);
+        }
+    }
+}

@@ -187,3 +187,174 @@ fn nibbles(x: Tensor<'_>, spec: &Spec, scaling: &Scaling, bytes: &mut [u8]) -> u
         clipped
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layout::Granularity::{Channel, Group};
+    use crate::scheme::Scheme;
+    use crate::tensor::ElemType;
+    use crate::test_data::{KINDS, Rng, data};
+
+    #[test]
+    fn each_scheme_gives_the_codes_that_its_formula_gives_by_hand() {
+        // Values, scale, zero point, codes, clipped.
+        type Example = (Scheme, &'static [f32], f32, i32, &'static [i32], u64);
+        let examples: [Example; 15] = [
+            (Scheme::INT4_MINMAX, &[-8.0, 7.0, 0.5, 1.5, -2.5], 1.0, 0, &[-8, 7, 0, 2, -2], 0),
+            (Scheme::INT8_MINMAX, &[10.0, 265.0, 12.5], 1.0, 0, &[10, 127, 12], 1),
+            (Scheme::INT16_MINMAX, &[-32768.0, 32767.0, -1.5], 1.0, 0, &[-32768, 32767, -2], 0),
+            (Scheme::INT4_ABSMAX, &[-7.0, -3.5, 0.5, 2.5, 7.0], 1.0, 0, &[-7, -4, 0, 2, 7], 0),
+            (Scheme::INT8_ABSMAX, &[-254.0, 1.0, 3.0, 7.0], 2.0, 0, &[-127, 0, 2, 4], 0),
+            (Scheme::INT16_ABSMAX, &[-32767.0, 2.5, 3.5], 1.0, 0, &[-32767, 2, 4], 0),
+            (Scheme::INT4_AFFINE, &[0.0, 3.0, 15.0], 1.0, -8, &[-8, -5, 7], 0),
+            (Scheme::UINT4_AFFINE, &[-8.0, 7.0, 0.5, -1.5], 1.0, 8, &[0, 15, 8, 6], 0),
+            (Scheme::INT8_AFFINE, &[0.5, 255.0, 1.5], 1.0, -128, &[-128, 127, -126], 0),
+            (Scheme::UINT8_AFFINE, &[-100.0, 155.0, 2.5], 1.0, 100, &[0, 255, 102], 0),
+            (Scheme::INT16_AFFINE, &[0.0, 65535.0, 1.5], 1.0, -32768, &[-32768, 32767, -32766], 0),
+            (Scheme::UINT16_AFFINE, &[-5.0, 65530.0, -1.5], 1.0, 5, &[0, 65535, 3], 0),
+            (Scheme::ONNX_DYNAMIC_UINT8, &[-2.5, 252.5, 0.5], 1.0, 2, &[0, 254, 2], 0),
+            (Scheme::CT_INT8, &[-127.5, 127.5, -0.5], 1.0, 0, &[-128, 127, 0], 1),
+            (Scheme::CT_INT4, &[-7.5, 7.5, 1.5], 1.0, 0, &[-8, 7, 2], 1),
+        ];
+        for (scheme, x, s, z, codes, clipped) in examples {
+            let shape = [x.len()];
+            let out = quantize(Tensor::new(x, &shape).unwrap(), &Spec::new(scheme)).unwrap();
+            assert_eq!((out.tensor.scales(), out.tensor.zero_point(0)), (&[s][..], z), "{scheme}");
+            assert_eq!((&*out.tensor.code_values(), out.counts.clipped_elems), (codes, clipped), "{scheme}");
+        }
+        let cast = |scheme, saturate| {
+            let x = [1.0, -0.0, 1e6, f32::INFINITY, 1.004];
+            let out = quantize(Tensor::new(&x, &[5]).unwrap(), &Spec::new(scheme).saturate(saturate)).unwrap();
+            assert!(out.tensor.scales().is_empty() && out.tensor.zero_points().is_empty());
+            (out.tensor.code_values(), out.counts.clipped_elems, out.counts.inf_elems)
+        };
+        assert_eq!(cast(Scheme::F16, false), (vec![0x3c00, 0x8000, 0x7c00, 0x7c00, 0x3c04], 1, 1));
+        assert_eq!(cast(Scheme::F16, true), (vec![0x3c00, 0x8000, 0x7bff, 0x7bff, 0x3c04], 1, 1));
+        // 1.004 lies a little beyond 1 + 2^-8, halfway between two bf16.
+        assert_eq!(cast(Scheme::BF16, false), (vec![0x3f80, 0x8000, 0x4974, 0x7f80, 0x3f81], 0, 1));
+    }
+
+    #[test]
+    fn an_odd_row_of_4_bit_codes_ends_with_its_last_zero_point() {
+        let x = [0.0, 1.0, 15.0, -15.0, -1.0, 0.0];
+        let x = Tensor::new(&x, &[2, 3]).unwrap();
+        let bytes =
+            |scheme, granularity| quantize(x, &Spec::new(scheme).per(granularity)).unwrap().tensor.codes().to_vec();
+        // One row's zero point is 0, the other's 15.
+        assert_eq!(bytes(Scheme::UINT4_AFFINE, Channel(0)), [0x10, 0x0f, 0xe0, 0xff]);
+        // -8 and 7, in two's complement.
+        assert_eq!(bytes(Scheme::INT4_AFFINE, Channel(0)), [0x98, 0x87, 0x68, 0x77]);
+        // The last group of the first row holds 15 alone, that of the second 0, whose scale is 1.
+        assert_eq!(bytes(Scheme::UINT4_AFFINE, Group(2)), [0xf0, 0x0f, 0xe0, 0x00]);
+        // Per column the last zero point is that of [15, 0].
+        assert_eq!(bytes(Scheme::INT4_AFFINE, Channel(1))[1], 0x87);
+        // Without zero points there is nothing but 0 to fill up with.
+        assert_eq!(bytes(Scheme::INT4_ABSMAX, Channel(0)), [0x00, 0x07, 0x09, 0x00]);
+        let scalar = quantize(Tensor::new(&[-3.0], &[]).unwrap(), &Spec::new(Scheme::UINT4_AFFINE)).unwrap();
+        assert_eq!((scalar.tensor.codes(), scalar.tensor.zero_points()), (&[0xf0][..], &[15][..]));
+    }
+
+    #[test]
+    fn every_4_bit_code_and_pad_stands_in_its_place_across_tasks() {
+        for shape in [[70_000, 3], [3, 100_001], [2, 131_072], [200_001, 1]] {
+            for granularity in [Granularity::Tensor, Channel(0), Channel(1), Group(2), Group(33)] {
+                let x = data("gauss", shape[0] * shape[1], 41);
+                let x = Tensor::new(&x, &shape).unwrap();
+                let (four, eight) = (Spec::new(Scheme::UINT4_AFFINE), Spec::new(Scheme::UINT8_AFFINE));
+                let four = quantize(x, &four.per(granularity)).unwrap().tensor;
+                // The same scales and zero points in whole bytes; codes are those of 8 bits, clamped.
+                let (s, z) = (four.scales(), four.zero_points());
+                let eight = quantize_with_scales(x, &eight.per(granularity), s, z).unwrap().tensor;
+                let mut expected = vec![];
+                for (row, codes) in eight.codes().chunks(shape[1]).enumerate() {
+                    let pad = four.zero_point(four.units().unit_of((row + 1) * shape[1] - 1)) as u8;
+                    let pair = |pair: &[u8]| pair[0].min(15) | pair.get(1).map_or(pad, |&odd| odd.min(15)) << 4;
+                    expected.extend(codes.chunks(2).map(pair));
+                }
+                assert!(four.codes() == expected, "{shape:?} {granularity}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_row_pitch_and_the_type_of_elements_change_nothing() {
+        let mut rng = Rng::new(42);
+        let (rows, row, pitch) = (70, 1001, 1003);
+        let shape = [rows, row];
+        for &elem_type in ElemType::ALL {
+            let mut bytes = vec![0u8; rows * pitch * elem_type.bytes()];
+            match elem_type {
+                // Random bits of an f64 are hardly ever within f32.
+                ElemType::F64 => {
+                    for bytes in bytes.as_chunks_mut::<8>().0 {
+                        let value = f64::from(f32::from_bits(rng.float_bits())) * 1.000_000_04;
+                        *bytes = value.to_ne_bytes();
+                    }
+                }
+                _ => bytes.iter_mut().for_each(|byte| *byte = rng.next_u32() as u8),
+            }
+            let padded = Tensor::strided(elem_type, &bytes, &shape, &[pitch, 1]).unwrap();
+            let mut values = vec![0f32; rows * row];
+            padded.read(0, &mut values);
+            let values = Tensor::new(&values, &shape).unwrap();
+            let dense: Vec<u8> = bytes
+                .chunks(pitch * elem_type.bytes())
+                .flat_map(|bytes| &bytes[..row * elem_type.bytes()])
+                .copied()
+                .collect();
+            let dense = Tensor::from_bytes(elem_type, &dense, &shape).unwrap();
+            for &scheme in Scheme::ALL {
+                for granularity in [Granularity::Tensor, Channel(0), Channel(1), Group(32), Group(7)] {
+                    if scheme.is_cast() && granularity != Granularity::Tensor {
+                        continue;
+                    }
+                    let spec = Spec::new(scheme).per(granularity).loss(LossDetail::PerElement);
+                    let expected = quantize(values, &spec).unwrap();
+                    for x in [padded, dense] {
+                        assert!(quantize(x, &spec).unwrap() == expected, "{elem_type:?} {scheme} {granularity}");
+                    }
+                    let fake = |x| super::super::fake_quantize(x, &spec).unwrap();
+                    assert!(fake(padded) == fake(values), "{elem_type:?} {scheme} {granularity}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn counts_are_those_of_the_values_and_empty_tensors_have_the_scale_of_zeros() {
+        for &scheme in Scheme::ALL {
+            for kind in KINDS {
+                let x = data(kind, 500, 43);
+                let counts = quantize(Tensor::new(&x, &[500]).unwrap(), &Spec::new(scheme)).unwrap().counts;
+                assert_eq!(counts.nan_elems, x.iter().filter(|v| v.is_nan()).count() as u64, "{scheme} {kind}");
+                assert_eq!(counts.inf_elems, x.iter().filter(|v| v.is_infinite()).count() as u64, "{scheme} {kind}");
+            }
+            let spec = Spec::new(scheme).loss(LossDetail::Summary);
+            let empty = quantize(Tensor::new(&[], &[3, 0]).unwrap(), &spec).unwrap();
+            let zeros = quantize(Tensor::new(&[0.0], &[1]).unwrap(), &spec).unwrap();
+            assert!(empty.tensor.codes().is_empty());
+            assert_eq!(empty.tensor.scales(), zeros.tensor.scales(), "{scheme}");
+            assert_eq!(empty.tensor.zero_points(), zeros.tensor.zero_points(), "{scheme}");
+            assert_eq!(empty.loss.unwrap().summary().mse, None);
+        }
+    }
+
+    #[test]
+    fn scales_and_zero_points_that_do_not_fit_are_refused() {
+        let x = Tensor::new(&[1.0, 2.0], &[2]).unwrap();
+        let refused = |scheme, granularity, scales: &[f32], zero_points: &[i32]| {
+            quantize_with_scales(x, &Spec::new(scheme).per(granularity), scales, zero_points).unwrap_err().to_string()
+        };
+        let tensor = Granularity::Tensor;
+        assert!(refused(Scheme::INT8_ABSMAX, Channel(0), &[1.0], &[]).contains("1 elements, expected 2"));
+        assert!(refused(Scheme::INT8_ABSMAX, tensor, &[1.0], &[0]).contains("zero points holds 1 elements"));
+        assert!(refused(Scheme::UINT8_AFFINE, tensor, &[1.0], &[]).contains("zero points holds 0 elements"));
+        assert!(refused(Scheme::UINT4_AFFINE, tensor, &[1.0], &[16]).contains("0 to 15"));
+        assert!(refused(Scheme::INT8_ABSMAX, tensor, &[0.0], &[]).contains("not a positive finite number"));
+        assert!(refused(Scheme::F16, tensor, &[1.0], &[]).contains("has no scale"));
+        assert!(refused(Scheme::BF16, Channel(0), &[], &[]).contains("has no scale"));
+        let saturate = Spec::new(Scheme::BF16).saturate(true);
+        assert!(quantize(x, &saturate).unwrap_err().to_string().contains("cannot saturate"));
+    }
+}
