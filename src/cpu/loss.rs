@@ -52,10 +52,14 @@ pub fn loss(x: Tensor<'_>, q: &Quantized, per_element: bool) -> Result<Loss> {
         false => Cow::Borrowed(q.scales()),
     };
     let add = |slots: &mut Slots<Part>, elems, grid: &dyn Fn(usize) -> Option<i32>| {
+        let mut buffers = Buffers::new();
         for_each_run(x, units, elems, |run, x| {
             let Some(g) = grid(run.unit) else { return };
             let (part, s) = (slots.of(run.unit), scales[run.unit].to_bits());
-            for_each_block(q, &run, x, s, |_, x, steps, out| part.add(x, steps, out, g, run.ieee));
+            for_each_block(q, &run, x, s, &mut buffers, |_, x, steps, out| match q.scheme().is_cast() {
+                true => part.add::<true>(x, steps, out, g, run.ieee),
+                false => part.add::<false>(x, steps, out, g, run.ieee),
+            });
         });
     };
     // On the scale's own grid first; the units that turn out to be clipped need a coarser one, and go again.
@@ -79,8 +83,9 @@ pub fn loss(x: Tensor<'_>, q: &Quantized, per_element: bool) -> Result<Loss> {
     let abs_errors = per_element.then(|| {
         let mut errors = vec![0f32; x.elems()];
         map_tasks(&mut errors, TASK_ELEMS, |first, errors| {
+            let mut buffers = Buffers::new();
             for_each_run(x, units, first..first + errors.len(), |run, x| {
-                for_each_block(q, &run, x, scales[run.unit].to_bits(), |start, x, _, out| {
+                for_each_block(q, &run, x, scales[run.unit].to_bits(), &mut buffers, |start, x, _, out| {
                     for ((error, &x), &out) in errors[start - first..].iter_mut().zip(x).zip(out) {
                         *error = f32::from_bits(abs_error(x, out, run.ieee));
                     }
@@ -96,11 +101,27 @@ pub fn loss(x: Tensor<'_>, q: &Quantized, per_element: bool) -> Result<Loss> {
     Ok(Loss::new(&unit_sums, &scales, q.scheme().is_cast(), elems, nonfinite_out_elems, abs_errors))
 }
 
+/// A block's `Q` and `x'`, of a task rather than of a run, which may be of one element.
+struct Buffers([i32; BLOCK_ELEMS], [f32; BLOCK_ELEMS]);
+
+impl Buffers {
+    fn new() -> Self {
+        Self([0; BLOCK_ELEMS], [0.0; BLOCK_ELEMS])
+    }
+}
+
 /// Calls `visit(start, x, Q, x')` block by block, so that the values fit in a core's cache; `s` is a cast's nominal
 /// scale.
-fn for_each_block(q: &Quantized, run: &Run, x: &[f32], s: u32, mut visit: impl FnMut(usize, &[f32], &[i32], &[f32])) {
+fn for_each_block(
+    q: &Quantized,
+    run: &Run,
+    x: &[f32],
+    s: u32,
+    buffers: &mut Buffers,
+    mut visit: impl FnMut(usize, &[f32], &[i32], &[f32]),
+) {
     let coder = Coder::of(q, run);
-    let (mut steps, mut out) = ([0i32; BLOCK_ELEMS], [0f32; BLOCK_ELEMS]);
+    let Buffers(steps, out) = buffers;
     for (start, x) in run.elems.clone().step_by(BLOCK_ELEMS).zip(x.chunks(BLOCK_ELEMS)) {
         let (steps, out) = (&mut steps[..x.len()], &mut out[..x.len()]);
         q.read_steps(start, coder.z, steps);
@@ -154,13 +175,13 @@ impl Part {
     }
 
     /// Adds a block. On a grid that is too fine for its losses the sums are worthless, but the largest loss
-    /// is right.
-    fn add(&mut self, x: &[f32], steps: &[i32], out: &[f32], g: i32, ieee: bool) {
+    /// is right. Of casts `|Q| <= 2^26`, of others `|Q| < 2^16`.
+    fn add<const CAST: bool>(&mut self, x: &[f32], steps: &[i32], out: &[f32], g: i32, ieee: bool) {
         // The step is a power of two, so that quotients by it are exact before they are rounded.
         let per_step = f64::from_bits(((1023 - i64::from(g)) as u64) << 52);
         let (mut elems, mut nonfinite_out, mut max) = (0u32, 0u32, 0i32);
-        // The block's sums in 64 bits, of any D in 32 bits and |Q| <= 2^26: so D^2 is summed in two halves, and Q D
-        // by the halves of D.
+        // The block's sums in 64 bits, whatever 32 bits D has: its square is summed in two halves, and so is a cast's
+        // product by the halves of D.
         let (mut abs, mut noise_lo, mut noise_hi) = (0u64, 0u64, 0u64);
         let (mut squares, mut cross_lo, mut cross_hi) = (0u64, 0i64, 0i64);
         for ((&x, &q), &out) in x.iter().zip(steps).zip(out) {
@@ -182,9 +203,14 @@ impl Part {
             abs += size;
             noise_lo += (size * size) & 0xffff_ffff;
             noise_hi += (size * size) >> 32;
-            squares += u64::from(q.unsigned_abs()).pow(2);
-            cross_lo += i64::from(q) * i64::from(d & 0xffff);
-            cross_hi += i64::from(q) * i64::from(d >> 16);
+            if CAST {
+                squares += u64::from(q.unsigned_abs()).pow(2);
+                cross_lo += i64::from(q) * i64::from(d & 0xffff);
+                cross_hi += i64::from(q) * i64::from(d >> 16);
+            } else {
+                squares += u64::from(q.unsigned_abs().pow(2));
+                cross_lo += i64::from(q) * i64::from(d);
+            }
         }
         self.elems += u64::from(elems);
         self.nonfinite_out_elems += u64::from(nonfinite_out);
@@ -295,7 +321,10 @@ mod tests {
                 let s = q.scales().first().map_or(nominal, |s| s.to_bits());
                 let sums = |ieee, g| {
                     let (mut part, run) = (Part::default(), Run { unit: 0, elems: 0..3000, ieee });
-                    for_each_block(&q, &run, &x, s, |_, x, steps, out| part.add(x, steps, out, g, ieee));
+                    for_each_block(&q, &run, &x, s, &mut Buffers::new(), |_, x, steps, out| match scheme.is_cast() {
+                        true => part.add::<true>(x, steps, out, g, ieee),
+                        false => part.add::<false>(x, steps, out, g, ieee),
+                    });
                     (part.sums, part.elems, part.nonfinite_out_elems)
                 };
                 let max = sums(true, grid_exp(s, 0)).0.max_bits;
