@@ -316,7 +316,7 @@ impl LossSums {
 pub struct LossSummary {
     /// Elements with finite x and finite x', over which the figures run.
     pub elems: u64,
-    /// Elements whose x' is infinite.
+    /// Elements whose x' is not finite: a product beyond binary32, or a cast's infinity or NaN.
     pub nonfinite_out_elems: u64,
     /// The largest |x' - x|, exact.
     pub max_abs_error: Option<f32>,
@@ -341,7 +341,7 @@ pub struct Loss {
     pub units: Vec<UnitLoss>,
     /// Over the whole tensor.
     pub sums: LossSums,
-    /// |x' - x| of every element, when asked for: NaN where x is (or where x and x' are infinite alike), of
+    /// |x' - x| of every element, when asked for: NaN where x or x' is (or where they are infinite alike), of
     /// bits 0x7fc00000; infinity where only one of them is infinite.
     pub abs_errors: Option<Vec<f32>>,
 }

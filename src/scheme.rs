@@ -266,6 +266,35 @@ impl Scheme {
     }
 }
 
+/// A scheme's numbers as integer arithmetic takes them: `divisor` and `zero_scale` are bit patterns.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rule {
+    pub(crate) kind: u32,
+    pub(crate) qmin: i32,
+    pub(crate) qmax: i32,
+    pub(crate) divisor: u32,
+    pub(crate) zero_scale: u32,
+}
+
+impl Rule {
+    /// The kinds, as `shaders/exact/scale.wgsl` has them.
+    pub(crate) const MINMAX: u32 = 0;
+    const ABSMAX: u32 = 1;
+    pub(crate) const AFFINE: u32 = 2;
+    pub(crate) const CAST: u32 = 3;
+
+    pub(crate) fn new(scheme: Scheme) -> Self {
+        let kind = match scheme.mapping {
+            Mapping::MinMax => Self::MINMAX,
+            Mapping::AbsMax | Mapping::HalfRange => Self::ABSMAX,
+            Mapping::Affine => Self::AFFINE,
+            Mapping::Cast => Self::CAST,
+        };
+        let (divisor, zero_scale) = (scheme.divisor().to_bits(), scheme.zero_scale().to_bits());
+        Self { kind, qmin: scheme.qmin(), qmax: scheme.qmax(), divisor, zero_scale }
+    }
+}
+
 impl fmt::Display for Scheme {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.name)

@@ -146,7 +146,6 @@ fn of_output(out: &QuantizeOutput) -> Vec<u64> {
     all
 }
 
-/// Runs every function of `cpu` on every input.
 /// One of each kind of rule and code.
 const SCHEMES: [Scheme; 8] = [
     Scheme::INT8_ABSMAX,
@@ -159,6 +158,7 @@ const SCHEMES: [Scheme; 8] = [
     Scheme::BF16,
 ];
 
+/// Runs every function of `cpu` on every input.
 fn everything(inputs: &[Input]) -> Everything {
     let mut all = Everything::new();
     for Input { name, x, shape, scale } in inputs {

@@ -23,8 +23,8 @@ const NAN: u32 = 0x7fc0_0000;
 ///
 /// Per range unit the maximum and the sum of squares; for the tensor the maximum, mean, MSE, SQNR and cosine
 /// of [`LossSummary`](crate::LossSummary); and on request `|x' - x|` of every element. Elements with a NaN
-/// or infinite x, or an infinite x', are left out of the figures. An empty tensor has no figures. How the
-/// sums are defined, so that they do not depend on order: [`crate::loss`].
+/// or infinite x or x' are left out of the figures. An empty tensor has no figures. How the sums are defined,
+/// so that they do not depend on order, and what a cast's are counted in: [`crate::loss`].
 ///
 /// # Errors
 /// [`Error::ShapeMismatch`] when the two tensors' shapes differ.
@@ -52,25 +52,23 @@ pub fn loss(x: Tensor<'_>, q: &Quantized, per_element: bool) -> Result<Loss> {
         false => Cow::Borrowed(q.scales()),
     };
     let add = |slots: &mut Slots<Part>, elems, grid: &dyn Fn(usize) -> Option<i32>| {
-        let mut buffers = Buffers::new();
+        let mut block = Block::new(q);
         for_each_run(x, units, elems, |run, x| {
             let Some(g) = grid(run.unit) else { return };
             let (part, s) = (slots.of(run.unit), scales[run.unit].to_bits());
-            for_each_block(q, &run, x, s, &mut buffers, |_, x, steps, out| match q.scheme().is_cast() {
-                true => part.add::<true>(x, steps, out, g, run.ieee),
-                false => part.add::<false>(x, steps, out, g, run.ieee),
-            });
+            block.each(&run, x, s, |_, x, steps, out| part.add(x, steps, out, g, run.ieee));
         });
     };
-    // On the scale's own grid first; the units that turn out to be clipped need a coarser one, and go again.
-    let fine = |unit: usize| Some(grid_exp(scales[unit].to_bits(), 0));
+    // On the scale's own grid first; the units that turn out to need a coarser one, and they only, go again.
+    let fine = |unit: usize| grid_exp(scales[unit].to_bits(), 0);
     let none = Part::default();
-    let mut parts = fold_units(units, &none, |slots, elems| add(slots, elems, &fine), |a, b| a.merge(&b));
-    let coarse: Vec<Option<i32>> = parts
-        .iter()
-        .zip(scales.iter())
-        .map(|(part, s)| (part.sums.max_bits > s.to_bits()).then(|| grid_exp(s.to_bits(), part.sums.max_bits)))
-        .collect();
+    let first = |slots: &mut Slots<Part>, elems| add(slots, elems, &|unit| Some(fine(unit)));
+    let mut parts = fold_units(units, &none, first, |a, b| a.merge(&b));
+    let of_unit = |(unit, part): (usize, &Part)| {
+        let g = grid_exp(scales[unit].to_bits(), part.sums.max_bits);
+        (g != fine(unit)).then_some(g)
+    };
+    let coarse: Vec<Option<i32>> = parts.iter().enumerate().map(of_unit).collect();
     if coarse.iter().any(Option::is_some) {
         let again = |slots: &mut Slots<Part>, elems| add(slots, elems, &|unit| coarse[unit]);
         let again = fold_units(units, &none, again, |a, b| a.merge(&b));
@@ -83,9 +81,9 @@ pub fn loss(x: Tensor<'_>, q: &Quantized, per_element: bool) -> Result<Loss> {
     let abs_errors = per_element.then(|| {
         let mut errors = vec![0f32; x.elems()];
         map_tasks(&mut errors, TASK_ELEMS, |first, errors| {
-            let mut buffers = Buffers::new();
+            let mut block = Block::new(q);
             for_each_run(x, units, first..first + errors.len(), |run, x| {
-                for_each_block(q, &run, x, scales[run.unit].to_bits(), &mut buffers, |start, x, _, out| {
+                block.each(&run, x, scales[run.unit].to_bits(), |start, x, _, out| {
                     for ((error, &x), &out) in errors[start - first..].iter_mut().zip(x).zip(out) {
                         *error = f32::from_bits(abs_error(x, out, run.ieee));
                     }
@@ -101,35 +99,32 @@ pub fn loss(x: Tensor<'_>, q: &Quantized, per_element: bool) -> Result<Loss> {
     Ok(Loss::new(&unit_sums, &scales, q.scheme().is_cast(), elems, nonfinite_out_elems, abs_errors))
 }
 
-/// A block's `Q` and `x'`, of a task rather than of a run, which may be of one element.
-struct Buffers([i32; BLOCK_ELEMS], [f32; BLOCK_ELEMS]);
-
-impl Buffers {
-    fn new() -> Self {
-        Self([0; BLOCK_ELEMS], [0.0; BLOCK_ELEMS])
-    }
+/// Room for what a task takes from the codes at a time, so that it fits in a core's cache.
+struct Block<'a> {
+    q: &'a Quantized,
+    steps: [i32; BLOCK_ELEMS],
+    out: [f32; BLOCK_ELEMS],
 }
 
-/// Calls `visit(start, x, Q, x')` block by block, so that the values fit in a core's cache; `s` is a cast's nominal
-/// scale.
-fn for_each_block(
-    q: &Quantized,
-    run: &Run,
-    x: &[f32],
-    s: u32,
-    buffers: &mut Buffers,
-    mut visit: impl FnMut(usize, &[f32], &[i32], &[f32]),
-) {
-    let coder = Coder::of(q, run);
-    let Buffers(steps, out) = buffers;
-    for (start, x) in run.elems.clone().step_by(BLOCK_ELEMS).zip(x.chunks(BLOCK_ELEMS)) {
-        let (steps, out) = (&mut steps[..x.len()], &mut out[..x.len()]);
-        q.read_steps(start, coder.z, steps);
-        coder.decode(steps, out);
-        if q.scheme().is_cast() {
-            cast_steps(out, s, run.ieee, steps);
+impl<'a> Block<'a> {
+    fn new(q: &'a Quantized) -> Self {
+        Self { q, steps: [0; BLOCK_ELEMS], out: [0.0; BLOCK_ELEMS] }
+    }
+
+    /// Calls `visit(start, x, Q, x')` block by block; `s` is a cast's nominal scale.
+    fn each(&mut self, run: &Run, x: &[f32], s: u32, mut visit: impl FnMut(usize, &[f32], &[i32], &[f32])) {
+        let (q, coder) = (self.q, Coder::of(self.q, run));
+        // The sums of one visit must fit in 64 bits: |Q D| is at most 2^47 of whole numbers and 2^57 of casts.
+        let block_elems = if q.scheme().is_cast() { 32 } else { BLOCK_ELEMS };
+        for (start, x) in run.elems.clone().step_by(block_elems).zip(x.chunks(block_elems)) {
+            let (steps, out) = (&mut self.steps[..x.len()], &mut self.out[..x.len()]);
+            q.read_steps(start, coder.z, steps);
+            coder.decode(steps, out);
+            if q.scheme().is_cast() {
+                cast_steps(out, s, run.ieee, steps);
+            }
+            visit(start, x, steps, out);
         }
-        visit(start, x, steps, out);
     }
 }
 
@@ -140,7 +135,7 @@ fn cast_steps(out: &[f32], s: u32, ieee: bool, steps: &mut [i32]) {
     let most = f64::from(CAST_STEPS);
     for (q, &v) in steps.iter_mut().zip(out) {
         *q = if ieee {
-            (f64::from(v) * per_step).round_ties_even().clamp(-most, most) as i32
+            ((f64::from(v) * per_step).clamp(-most, most) + WHOLE).to_bits() as i32
         } else {
             exact::loss::cast_steps(v.to_bits(), s)
         };
@@ -175,42 +170,42 @@ impl Part {
     }
 
     /// Adds a block. On a grid that is too fine for its losses the sums are worthless, but the largest loss
-    /// is right. Of casts `|Q| <= 2^26`, of others `|Q| < 2^16`.
-    fn add<const CAST: bool>(&mut self, x: &[f32], steps: &[i32], out: &[f32], g: i32, ieee: bool) {
+    /// is right.
+    // A function of its own, and a loop without branches or signed products, so that it becomes one of vectors.
+    #[inline(never)]
+    fn add(&mut self, x: &[f32], steps: &[i32], out: &[f32], g: i32, ieee: bool) {
         // The step is a power of two, so that quotients by it are exact before they are rounded.
         let per_step = f64::from_bits(((1023 - i64::from(g)) as u64) << 52);
         let (mut elems, mut nonfinite_out, mut max) = (0u32, 0u32, 0i32);
-        // The block's sums in 64 bits, whatever 32 bits D has: its square is summed in two halves, and so is a cast's
-        // product by the halves of D.
-        let (mut abs, mut noise_lo, mut noise_hi) = (0u64, 0u64, 0u64);
-        let (mut squares, mut cross_lo, mut cross_hi) = (0u64, 0i64, 0i64);
+        // The block's sums in 64 bits; a D of 31 bits may come, so its square is summed in two halves.
+        let (mut abs, mut noise_lo, mut noise_hi, mut squares, mut cross) = (0u64, 0u64, 0u64, 0u64, 0i64);
         for ((&x, &q), &out) in x.iter().zip(steps).zip(out) {
             let counts = is_finite(x) & is_finite(out);
             elems += u32::from(counts);
             nonfinite_out += u32::from(!is_finite(out));
-            let (x, out, q) = if counts { (x, out, q) } else { (0.0, 0.0, 0) };
-            let (d, error) = if ieee {
+            // What does not count is 0.
+            let mask = 0u32.wrapping_sub(counts.into());
+            let masked = |v: f32| f32::from_bits(v.to_bits() & mask);
+            let (x, out, q) = (masked(x), masked(out), q & mask.cast_signed());
+            let (size, negative, error) = if ieee {
                 let on_grid = |v: f32| (f64::from(v) * per_step + WHOLE) - WHOLE;
-                let d = ((on_grid(out) - on_grid(x)) + WHOLE).to_bits() as i32;
-                (d, (out - x).abs().to_bits())
+                let d = on_grid(out) - on_grid(x);
+                let size = (d.abs() + WHOLE).to_bits() & 0x7fff_ffff;
+                (size, d.is_sign_negative(), (out - x).abs().to_bits())
             } else {
                 let (x, out) = (x.to_bits(), out.to_bits());
-                (exact::loss::distance_on_grid(x, out, g), exact::code::abs_error_of(x, out))
+                let d = exact::loss::distance_on_grid(x, out, g);
+                (d.unsigned_abs().into(), d < 0, exact::code::abs_error_of(x, out))
             };
             // As numbers of the same sign, patterns order as their values do.
             max = max.max(error.cast_signed());
-            let size = u64::from(d.unsigned_abs());
             abs += size;
             noise_lo += (size * size) & 0xffff_ffff;
             noise_hi += (size * size) >> 32;
-            if CAST {
-                squares += u64::from(q.unsigned_abs()).pow(2);
-                cross_lo += i64::from(q) * i64::from(d & 0xffff);
-                cross_hi += i64::from(q) * i64::from(d >> 16);
-            } else {
-                squares += u64::from(q.unsigned_abs().pow(2));
-                cross_lo += i64::from(q) * i64::from(d);
-            }
+            let steps = u64::from(q.unsigned_abs());
+            squares += steps * steps;
+            let product = (steps * size).cast_signed();
+            cross += if negative != (q < 0) { -product } else { product };
         }
         self.elems += u64::from(elems);
         self.nonfinite_out_elems += u64::from(nonfinite_out);
@@ -219,7 +214,7 @@ impl Part {
             abs: abs.into(),
             noise: u128::from(noise_lo) + (u128::from(noise_hi) << 32),
             codes: squares.into(),
-            cross: i128::from(cross_lo) + (i128::from(cross_hi) << 16),
+            cross: cross.into(),
         });
     }
 }
@@ -321,10 +316,7 @@ mod tests {
                 let s = q.scales().first().map_or(nominal, |s| s.to_bits());
                 let sums = |ieee, g| {
                     let (mut part, run) = (Part::default(), Run { unit: 0, elems: 0..3000, ieee });
-                    for_each_block(&q, &run, &x, s, &mut Buffers::new(), |_, x, steps, out| match scheme.is_cast() {
-                        true => part.add::<true>(x, steps, out, g, ieee),
-                        false => part.add::<false>(x, steps, out, g, ieee),
-                    });
+                    Block::new(&q).each(&run, &x, s, |_, x, steps, out| part.add(x, steps, out, g, ieee));
                     (part.sums, part.elems, part.nonfinite_out_elems)
                 };
                 let max = sums(true, grid_exp(s, 0)).0.max_bits;

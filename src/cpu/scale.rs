@@ -2,8 +2,8 @@
 
 use super::float_env;
 use super::min_max::Range;
-use crate::exact::scale::{Rule, scale_of, zero_point_of};
-use crate::scheme::{Mapping, Scheme};
+use crate::exact::scale::{scale_of, zero_point_of};
+use crate::scheme::{Mapping, Rule, Scheme};
 
 /// The scale of a range unit with this range.
 ///

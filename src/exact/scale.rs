@@ -1,36 +1,7 @@
 //! From a range to a scale and a zero point, on bit patterns; twin of `shaders/exact/scale.wgsl`, which explains it.
 
 use super::float::{MAGNITUDE, add, div, from_int, is_finite, parts, round_pack, sub, to_int};
-use crate::scheme::{Mapping, Scheme};
-
-/// The kinds of rule, as the uniform has them.
-pub(crate) const MINMAX: u32 = 0;
-pub(crate) const ABSMAX: u32 = 1;
-pub(crate) const AFFINE: u32 = 2;
-pub(crate) const CAST: u32 = 3;
-
-/// A scheme's numbers: codes, what the range is divided by and what stands in for a scale of 0, as bit patterns.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Rule {
-    pub(crate) kind: u32,
-    pub(crate) qmin: i32,
-    pub(crate) qmax: i32,
-    pub(crate) divisor: u32,
-    pub(crate) zero_scale: u32,
-}
-
-impl Rule {
-    pub(crate) fn new(scheme: Scheme) -> Self {
-        let kind = match scheme.mapping() {
-            Mapping::MinMax => MINMAX,
-            Mapping::AbsMax | Mapping::HalfRange => ABSMAX,
-            Mapping::Affine => AFFINE,
-            Mapping::Cast => CAST,
-        };
-        let (divisor, zero_scale) = (scheme.divisor().to_bits(), scheme.zero_scale().to_bits());
-        Self { kind, qmin: scheme.qmin(), qmax: scheme.qmax(), divisor, zero_scale }
-    }
-}
+use crate::scheme::Rule;
 
 pub(crate) fn width_scale(lo: u32, hi: u32, divisor: u32) -> u32 {
     let width = sub(hi, lo);
@@ -56,20 +27,20 @@ pub(crate) fn cast_scale(amax: u32) -> u32 {
 pub(crate) fn scale_of(lo: u32, hi: u32, r: Rule) -> u32 {
     let amax = (lo & MAGNITUDE).max(hi & MAGNITUDE);
     let s;
-    if r.kind == CAST {
+    if r.kind == Rule::CAST {
         s = if amax == 0 { 0 } else { cast_scale(amax) };
-    } else if r.kind == AFFINE {
+    } else if r.kind == Rule::AFFINE {
         s = width_scale(up_to_zero(lo), down_to_zero(hi), r.divisor);
-    } else if r.kind == MINMAX && lo != hi {
+    } else if r.kind == Rule::MINMAX && lo != hi {
         s = width_scale(lo, hi, r.divisor);
     } else {
-        s = div(amax, if r.kind == MINMAX { from_int(r.qmax) } else { r.divisor });
+        s = div(amax, if r.kind == Rule::MINMAX { from_int(r.qmax) } else { r.divisor });
     }
     if s == 0 { r.zero_scale } else { s }
 }
 
 pub(crate) fn zero_point_of(lo: u32, s: u32, r: Rule) -> i32 {
-    if r.kind != AFFINE {
+    if r.kind != Rule::AFFINE {
         return 0;
     }
     to_int(sub(from_int(r.qmin), div(up_to_zero(lo), s))).clamp(r.qmin, r.qmax)

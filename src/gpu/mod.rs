@@ -149,6 +149,8 @@ impl Gpu {
         };
         let most = self.limits.max_compute_invocations_per_workgroup.min(self.limits.max_compute_workgroup_size_x);
         within("workgroup in invocations", tuning.workgroup, most.min(1024))?;
+        let bytes = shader::workgroup_bytes(tuning.workgroup);
+        within("workgroup memory in bytes", bytes, self.limits.max_compute_workgroup_storage_size)?;
         within("chunk in blocks of 8 elements", tuning.chunk_elems / 8, 1 << 25)?;
         within("slab in range units", saturate(tuning.slab_units), u32::MAX)?;
         within("dispatch in workgroups per dimension", tuning.workgroups_per_dimension, u32::MAX)?;

@@ -3,9 +3,9 @@
 //! WGSL is composed by concatenation: constants of the scheme and of the tuning, the fragments, the kernel.
 //! Module scope in WGSL has no order and refuses doubles, so a missing or a doubled piece is a located error.
 
-use crate::exact::scale::Rule;
+use crate::layout::saturate;
 use crate::quantized::Spec;
-use crate::scheme::{CodeType, Scheme};
+use crate::scheme::{CodeType, Rule, Scheme};
 use crate::tensor::ElemType;
 use bytemuck::{Pod, Zeroable};
 use std::fmt::Write;
@@ -421,6 +421,12 @@ impl Kernel {
             Self::Loss => &[COLUMNS, TALLY, LOSS_SUMS, include_str!("../../shaders/loss.wgsl")],
         }
     }
+}
+
+/// The most workgroup memory that a kernel takes: the loss's, with its sums for each run of a tile.
+pub(super) fn workgroup_bytes(workgroup: u32) -> u32 {
+    let slots = Kernel::Loss.tile_elems(workgroup) / MIN_RUN * 2 + 3;
+    4 * (slots * saturate(CROSS.end) + saturate(TALLIES.len()))
 }
 
 fn input_fragment(input: ElemType) -> &'static str {

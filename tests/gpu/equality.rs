@@ -1,7 +1,8 @@
 //! Every kind of data, shape and granularity, on both paths.
 
 use crate::corpus::{KINDS, Rng, SCALES, data, halfway_neighbours};
-use crate::{Test, another, assert_same, assert_same_values, bits, check, check_tensor, is_due};
+use crate::{Cases, Test, another, assert_same, assert_same_values, bits, check, check_tensor};
+use wgpu_quant::gpu::Kernel;
 use wgpu_quant::{ElemType, Gpu, Granularity, LossDetail, Quantized, Scheme, Spec, Tensor, code_bytes, cpu};
 
 pub(crate) const TESTS: &[Test] = &[
@@ -18,6 +19,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("many_channels_agree_on_the_first_and_last_axis", many_channels),
     ("every_scheme_agrees_in_every_granularity_from_every_input_type", matrix),
     ("every_size_of_range_units_agrees_in_one_pass_and_in_two", one_pass),
+    ("what_fits_a_workgroup_is_quantized_by_one_kernel", passes),
     ("rows_that_lie_apart_agree", pitch),
     ("given_scales_and_zero_points_agree_from_the_host_and_from_the_device", given),
     ("quantizing_and_dequantizing_in_one_go_agrees", fake_quantize),
@@ -73,7 +75,7 @@ fn bytes_of(elem_type: ElemType, x: &[f32], rng: &mut Rng) -> Vec<u8> {
 }
 
 fn matrix(gpu: &Gpu) {
-    let (mut cases, mut taken) = (0, 0);
+    let mut cases = Cases::of(gpu);
     let mut rng = Rng::new(41);
     for (i, (shape, granularities)) in [
         (&[3, 5, 67][..], &["tensor", "channel=0", "channel=1", "channel=2", "group=1", "group=5", "group=32"][..]),
@@ -89,32 +91,29 @@ fn matrix(gpu: &Gpu) {
             // Each type meets each kind of data in some shape.
             let kind = ["mixed", "gauss", "far-from-zero", "bits"][(i + j) % 4];
             let x = data(kind, shape.iter().product(), (10 * i + j) as u64);
-            {
-                let bytes = bytes_of(elem_type, &x, &mut rng);
-                let x = Tensor::from_bytes(elem_type, &bytes, shape).unwrap();
-                for &scheme in Scheme::ALL {
-                    for granularity in granularities.iter().map(|text| text.parse().unwrap()) {
-                        if !allows(scheme, granularity) {
-                            continue;
-                        }
-                        let detail = DETAILS[cases % 3];
-                        let spec = Spec::new(scheme).per(granularity).loss(detail);
-                        let case = format!("{kind} {shape:?} {elem_type:?} {spec:?}");
-                        cases += 1;
-                        if is_due(gpu, &case) {
-                            check_tensor(gpu, &case, x, &spec);
-                            taken += 1;
-                        }
+            let bytes = bytes_of(elem_type, &x, &mut rng);
+            let x = Tensor::from_bytes(elem_type, &bytes, shape).unwrap();
+            for &scheme in Scheme::ALL {
+                for granularity in granularities.iter().map(|text| text.parse().unwrap()) {
+                    if !allows(scheme, granularity) {
+                        continue;
+                    }
+                    let detail = DETAILS[cases.all % 3];
+                    let spec = Spec::new(scheme).per(granularity).loss(detail);
+                    let case = format!("{kind} {shape:?} {elem_type:?} {spec:?}");
+                    if cases.take(&case) {
+                        check_tensor(gpu, &case, x, &spec);
                     }
                 }
             }
         }
     }
-    println!("{taken} of {cases} cases");
+    cases.print();
 }
 
 fn one_pass(gpu: &Gpu) {
     let two = another(gpu).with_tuning(gpu.tuning().one_pass(false)).unwrap();
+    let mut cases = Cases::of(gpu);
     // Well past what a workgroup holds: 2048 elements of units that are whole words of codes.
     for n in 1..=2300 {
         let units = [1, 3, 7, 70][n % 4];
@@ -124,17 +123,54 @@ fn one_pass(gpu: &Gpu) {
         let scheme = Scheme::ALL[n % 15];
         let spec = Spec::new(scheme).per(Granularity::Channel(0)).loss(DETAILS[n / 4 % 3]);
         let case = format!("{shape:?} {spec:?}");
-        if !is_due(gpu, &case) {
+        if !cases.take(&case) {
             continue;
         }
         let (ours, reference) = (gpu.quantize(x, &spec).unwrap(), cpu::quantize(x, &spec).unwrap());
         assert_same(&case, &ours, &reference);
         assert_same(&case, &two.quantize(x, &spec).unwrap(), &reference);
     }
+    cases.print();
+}
+
+/// The kernels of a call, where the adapter can say when they ran.
+fn kernels(gpu: &Gpu, shape: &[usize; 2]) -> Option<Vec<Kernel>> {
+    if !gpu.device().features().contains(wgpu_quant::wgpu::Features::TIMESTAMP_QUERY) {
+        return None;
+    }
+    let x = data("gauss", shape[0] * shape[1], 1);
+    let spec = Spec::new(Scheme::INT8_ABSMAX).per(Granularity::Channel(0));
+    gpu.quantize(Tensor::new(&x, shape).unwrap(), &spec).unwrap();
+    Some(gpu.kernel_seconds().into_iter().map(|(kernel, _)| kernel).collect())
+}
+
+fn passes(gpu: &Gpu) {
+    let timed = |one_pass| another(gpu).with_tuning(gpu.tuning().timestamps(true).one_pass(one_pass)).unwrap();
+    let (once, twice) = (timed(true), timed(false));
+    let one = |kernels: Option<Vec<Kernel>>| kernels.is_none_or(|kernels| kernels == [Kernel::QuantizeOnce]);
+    let two = |kernels: Option<Vec<Kernel>>| {
+        kernels.is_none_or(|kernels| kernels == [Kernel::MinMax, Kernel::Scale, Kernel::Quantize])
+    };
+    // With 256 invocations, 2048 elements of whole words: 256 of an odd size, more of others.
+    for (shape, fits) in [
+        ([70, 1], true),
+        ([70, 32], true),
+        ([3, 255], true),
+        ([3, 257], false),
+        ([3, 1024], true),
+        ([3, 1026], false),
+        ([3, 2048], true),
+        ([3, 2056], false),
+        ([1, 2047], true),
+        ([1, 2049], false),
+    ] {
+        assert!(if fits { one(kernels(&once, &shape)) } else { two(kernels(&once, &shape)) }, "{shape:?}");
+        assert!(two(kernels(&twice, &shape)), "{shape:?}");
+    }
 }
 
 fn pitch(gpu: &Gpu) {
-    let mut turn = 0;
+    let (mut turn, mut cases) = (0, Cases::of(gpu));
     for (shape, pitch) in [(&[37, 67][..], 70), (&[37, 67], 300), (&[5, 9, 64], 65), (&[3, 1], 2), (&[300, 20], 24)] {
         let rows: usize = shape[..shape.len() - 1].iter().product();
         let columns = shape[shape.len() - 1];
@@ -151,17 +187,16 @@ fn pitch(gpu: &Gpu) {
             for granularity in ["tensor", "channel=0", "channel=-1", "group=16", "group=25"] {
                 let granularity = granularity.parse().unwrap();
                 for scheme in [(); 4].map(|()| scheme_in_turn(&mut turn)) {
-                    {
-                        let spec = Spec::new(scheme).per(granularity).loss(LossDetail::PerElement);
-                        let case = format!("{shape:?} pitch {pitch} {elem_type:?} {spec:?}");
-                        if is_due(gpu, &case) {
-                            check_tensor(gpu, &case, x, &spec);
-                        }
+                    let spec = Spec::new(scheme).per(granularity).loss(LossDetail::PerElement);
+                    let case = format!("{shape:?} pitch {pitch} {elem_type:?} {spec:?}");
+                    if cases.take(&case) {
+                        check_tensor(gpu, &case, x, &spec);
                     }
                 }
             }
         }
     }
+    cases.print();
 }
 
 /// A caller's buffer on the device.
@@ -175,6 +210,7 @@ fn buffer(gpu: &Gpu, bytes: &[u8]) -> wgpu_quant::wgpu::Buffer {
 }
 
 fn given(gpu: &Gpu) {
+    let mut cases = Cases::of(gpu);
     for (shape, granularity) in [
         (vec![5001], Granularity::Tensor),
         (vec![30, 301], Granularity::Channel(0)),
@@ -185,26 +221,25 @@ fn given(gpu: &Gpu) {
         let x = data("mixed", shape.iter().product(), 61);
         let x = Tensor::new(&x, &shape).unwrap();
         for (i, &scheme) in Scheme::ALL.iter().filter(|scheme| !scheme.is_cast()).enumerate() {
-            {
-                let spec = Spec::new(scheme).per(granularity).loss(DETAILS[i % 3]);
-                if !is_due(gpu, &format!("{shape:?} {spec:?}")) {
-                    continue;
-                }
-                let units = spec.units(&shape).unwrap().units;
-                let scales: Vec<f32> = (0..units).map(|unit| 0.003 * (unit % 97 + 1) as f32).collect();
-                let zero_points = zero_points(scheme, units);
-                let reference = cpu::quantize_with_scales(x, &spec, &scales, &zero_points).unwrap();
-                let case = format!("{shape:?} {spec:?}");
-                assert_same(&case, &gpu.quantize_with_scales(x, &spec, &scales, &zero_points).unwrap(), &reference);
-                let on_device = buffer(gpu, bytemuck::cast_slice(&scales));
-                let zero = scheme.has_zero_point().then(|| buffer(gpu, bytemuck::cast_slice(&zero_points)));
-                let ours = gpu.quantize_with_buffers(x, &spec, &on_device, zero.as_ref()).unwrap();
-                assert_same(&case, &ours, &reference);
-                let ours = gpu.fake_quantize_with_scales(x, &spec, &scales, &zero_points).unwrap();
-                assert_eq!(*ours, cpu::fake_quantize_with_scales(x, &spec, &scales, &zero_points).unwrap(), "{case}");
+            let spec = Spec::new(scheme).per(granularity).loss(DETAILS[i % 3]);
+            let case = format!("{shape:?} {spec:?}");
+            if !cases.take(&case) {
+                continue;
             }
+            let units = spec.units(&shape).unwrap().units;
+            let scales: Vec<f32> = (0..units).map(|unit| 0.003 * (unit % 97 + 1) as f32).collect();
+            let zero_points = zero_points(scheme, units);
+            let reference = cpu::quantize_with_scales(x, &spec, &scales, &zero_points).unwrap();
+            assert_same(&case, &gpu.quantize_with_scales(x, &spec, &scales, &zero_points).unwrap(), &reference);
+            let on_device = buffer(gpu, bytemuck::cast_slice(&scales));
+            let zero = scheme.has_zero_point().then(|| buffer(gpu, bytemuck::cast_slice(&zero_points)));
+            let ours = gpu.quantize_with_buffers(x, &spec, &on_device, zero.as_ref()).unwrap();
+            assert_same(&case, &ours, &reference);
+            let ours = gpu.fake_quantize_with_scales(x, &spec, &scales, &zero_points).unwrap();
+            assert_eq!(*ours, cpu::fake_quantize_with_scales(x, &spec, &scales, &zero_points).unwrap(), "{case}");
         }
     }
+    cases.print();
     // What is no scale and no code on the device is an error when it comes back.
     let x = Tensor::new(&[1.0, 2.0], &[2]).unwrap();
     let spec = Spec::new(Scheme::UINT8_AFFINE).loss(LossDetail::PerElement);
@@ -228,7 +263,7 @@ fn given(gpu: &Gpu) {
 }
 
 fn fake_quantize(gpu: &Gpu) {
-    let mut rng = Rng::new(71);
+    let (mut rng, mut cases) = (Rng::new(71), Cases::of(gpu));
     for (shape, granularity) in [
         (vec![5001], Granularity::Tensor),
         (vec![30, 301], Granularity::Channel(0)),
@@ -243,18 +278,19 @@ fn fake_quantize(gpu: &Gpu) {
                 let x = Tensor::from_bytes(elem_type, &bytes, &shape).unwrap();
                 for &scheme in Scheme::ALL.iter().filter(|scheme| allows(**scheme, granularity)) {
                     let spec = Spec::new(scheme).per(granularity);
-                    if !is_due(gpu, &format!("{kind} {elem_type:?} {spec:?}")) {
+                    let case = format!("{kind} {shape:?} {elem_type:?} {spec:?}");
+                    if !cases.take(&case) {
                         continue;
                     }
                     let (ours, reference) =
                         (gpu.fake_quantize(x, &spec).unwrap(), cpu::fake_quantize(x, &spec).unwrap());
-                    let case = format!("{kind} {shape:?} {elem_type:?} {spec:?}");
                     assert_same_values(&case, &ours.values, &reference.values);
                     assert_eq!(*ours, reference, "{case}");
                 }
             }
         }
     }
+    cases.print();
     let x = data("bits", 10_000, 73);
     let spec = Spec::new(Scheme::F16).saturate(true).loss(LossDetail::PerElement);
     check(gpu, "saturating", &x, &[10_000], &spec);
@@ -277,30 +313,27 @@ fn worked_example(gpu: &Gpu) {
 }
 
 fn kinds(gpu: &Gpu) {
-    let mut cases = 0;
+    let mut cases = Cases::of(gpu);
     for (i, kind) in KINDS.iter().enumerate() {
         for &scheme in Scheme::ALL {
-            {
-                let seed = (i * 10) as u64;
-                for (shape, granularity) in [
-                    (vec![10_007], Granularity::Tensor),
-                    (vec![37, 271], Granularity::Channel(0)),
-                    (vec![271, 37], Granularity::Channel(1)),
-                ] {
-                    let x = data(kind, shape.iter().product(), seed);
-                    if allows(scheme, granularity) {
-                        let spec = Spec::new(scheme).per(granularity).loss(DETAILS[cases % 3]);
-                        let case = format!("{kind} {shape:?} {spec:?}");
-                        if is_due(gpu, &case) {
-                            check(gpu, &case, &x, &shape, &spec);
-                        }
-                        cases += 1;
+            let seed = (i * 10) as u64;
+            for (shape, granularity) in [
+                (vec![10_007], Granularity::Tensor),
+                (vec![37, 271], Granularity::Channel(0)),
+                (vec![271, 37], Granularity::Channel(1)),
+            ] {
+                let x = data(kind, shape.iter().product(), seed);
+                if allows(scheme, granularity) {
+                    let spec = Spec::new(scheme).per(granularity).loss(DETAILS[cases.all % 3]);
+                    let case = format!("{kind} {shape:?} {spec:?}");
+                    if cases.take(&case) {
+                        check(gpu, &case, &x, &shape, &spec);
                     }
                 }
             }
         }
     }
-    println!("{cases} cases");
+    cases.print();
 }
 
 /// The next of the schemes that have every granularity.
@@ -311,7 +344,7 @@ fn scheme_in_turn(turn: &mut usize) -> Scheme {
 }
 
 fn axes(gpu: &Gpu) {
-    let mut turn = 0;
+    let (mut turn, mut cases) = (0, Cases::of(gpu));
     for shape in [vec![5, 7, 11], vec![3, 200, 70], vec![2, 3, 4096], vec![64, 64, 3], vec![1, 1, 1], vec![4, 1, 65]] {
         for axis in -3..3 {
             // The schemes in turn: which axis it is does not depend on them.
@@ -320,18 +353,19 @@ fn axes(gpu: &Gpu) {
                     let x = data("mixed", shape.iter().product(), 77);
                     let spec = Spec::new(scheme).per(Granularity::Channel(axis)).loss(detail);
                     let case = format!("{shape:?} {spec:?}");
-                    if is_due(gpu, &case) {
+                    if cases.take(&case) {
                         check(gpu, &case, &x, &shape, &spec);
                     }
                 }
             }
         }
     }
+    cases.print();
 }
 
 fn lengths(gpu: &Gpu) {
     // A workgroup's tile holds 4096 elements for codes and 16384 for ranges.
-    let mut turn = 0;
+    let (mut turn, mut cases) = (0, Cases::of(gpu));
     let around = [4096usize, 8192, 16_384, 32_768, 65_536].into_iter().flat_map(|n| n - 2..=n + 2);
     for n in (1..=40).chain([63, 64, 65, 255, 256, 257, 1023, 1024, 1025]).chain(around) {
         let x = data("mixed", n, n as u64);
@@ -339,7 +373,7 @@ fn lengths(gpu: &Gpu) {
         for scheme in codecs.into_iter().chain([scheme_in_turn(&mut turn)]) {
             let spec = Spec::new(scheme).loss(LossDetail::PerElement);
             let case = format!("length {n} {scheme}");
-            if is_due(gpu, &case) {
+            if cases.take(&case) {
                 check(gpu, &case, &x, &[n], &spec);
             }
         }
@@ -347,10 +381,11 @@ fn lengths(gpu: &Gpu) {
         let x = data("gauss", 2 * n, n as u64);
         let spec = Spec::new(Scheme::INT8_MINMAX).per(Granularity::Channel(0)).loss(LossDetail::Summary);
         let case = format!("two rows of {n}");
-        if is_due(gpu, &case) {
+        if cases.take(&case) {
             check(gpu, &case, &x, &[2, n], &spec);
         }
     }
+    cases.print();
 }
 
 fn halfway(gpu: &Gpu) {
@@ -397,7 +432,7 @@ fn random_scales(gpu: &Gpu) {
 }
 
 fn foreign_codes(gpu: &Gpu) {
-    let mut turn = 0;
+    let (mut turn, mut cases) = (0, Cases::of(gpu));
     for (shape, granularity) in [
         (vec![9001], Granularity::Tensor),
         (vec![30, 300], Granularity::Channel(0)),
@@ -414,7 +449,7 @@ fn foreign_codes(gpu: &Gpu) {
                 .collect();
             let casts = [Scheme::F16, Scheme::BF16].into_iter().filter(|scheme| allows(*scheme, granularity));
             for scheme in [(); 3].map(|()| scheme_in_turn(&mut turn)).into_iter().chain(casts) {
-                if !is_due(gpu, &format!("{kind} {scheme} {granularity}")) {
+                if !cases.take(&format!("{kind} {scheme} {granularity}")) {
                     continue;
                 }
                 let bytes = code_bytes(&shape, scheme.code()).unwrap();
@@ -430,6 +465,7 @@ fn foreign_codes(gpu: &Gpu) {
             }
         }
     }
+    cases.print();
 }
 
 fn dequantize_all_codes(gpu: &Gpu) {

@@ -44,7 +44,10 @@ impl Subject {
     fn trial(self: &Arc<Self>, (name, test): Test, ignored: bool) -> Trial {
         let subject = Arc::clone(self);
         let run = move || {
+            let started = std::time::Instant::now();
             let result = subject.run(test);
+            // Where the time of a run goes.
+            println!("{:.1} s", started.elapsed().as_secs_f64());
             if result.is_ok() { &subject.passed } else { &subject.failed }.fetch_add(1, Relaxed);
             result
         };
@@ -88,11 +91,32 @@ fn another(gpu: &Gpu) -> Gpu {
     Gpu::open(&Select::Index(gpu.info().index.expect("an adapter of this machine has an index"))).unwrap()
 }
 
-/// Whether an adapter takes a case of a test that has very many. SwiftShader is some twenty times slower than the other
-/// software adapters; it takes every fortieth, chosen by the case's name.
-fn is_due(gpu: &Gpu, case: &str) -> bool {
-    let sum = case.bytes().fold(0u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
-    !gpu.info().name.contains("SwiftShader") || (sum >> 8).is_multiple_of(40)
+/// The cases of a test that has very many. SwiftShader is some twenty times slower than the other software adapters; it
+/// takes every fortieth, chosen by the case's name.
+struct Cases<'g> {
+    gpu: &'g Gpu,
+    all: usize,
+    taken: usize,
+}
+
+impl<'g> Cases<'g> {
+    fn of(gpu: &'g Gpu) -> Self {
+        Self { gpu, all: 0, taken: 0 }
+    }
+
+    /// Counts a case, and whether this adapter takes it.
+    fn take(&mut self, case: &str) -> bool {
+        let sum = case.bytes().fold(0u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
+        let taken = !self.gpu.info().name.contains("SwiftShader") || (sum >> 8).is_multiple_of(40);
+        self.all += 1;
+        self.taken += usize::from(taken);
+        taken
+    }
+
+    fn print(&self) {
+        assert!(self.taken > 0);
+        println!("{} of {} cases", self.taken, self.all);
+    }
 }
 
 fn main() -> ExitCode {
