@@ -1,7 +1,7 @@
 //! The bits do not depend on how the work is cut.
 
 use crate::corpus::data;
-use crate::{Test, another, assert_same, assert_same_values};
+use crate::{Cases, Test, another, assert_same, assert_same_values};
 use wgpu_quant::gpu::Tuning;
 use wgpu_quant::{Gpu, Granularity, LossDetail, Scheme, Spec, Tensor, cpu};
 
@@ -21,6 +21,10 @@ const SHAPES: &Shapes = &[
     (&[700, 29], Granularity::Channel(1)),
     (&[29, 700], Granularity::Channel(1)),
     (&[29, 7, 3], Granularity::Channel(1)),
+    (&[61, 96], Granularity::Group(32)),
+    (&[29, 77], Granularity::Group(32)),
+    (&[9, 331], Granularity::Group(70)),
+    (&[33, 31], Granularity::Tensor),
 ];
 
 /// Every slab of every repeat is a dispatch of each kernel, so there are few.
@@ -31,23 +35,37 @@ const SLAB_SHAPES: &Shapes = &[
     (&[8, 29], Granularity::Channel(1)),
     (&[2, 130], Granularity::Channel(1)),
     (&[29, 7, 3], Granularity::Channel(1)),
+    (&[6, 64], Granularity::Group(8)),
+    (&[9, 77], Granularity::Group(5)),
+    (&[1, 333], Granularity::Group(7)),
 ];
 
+/// Codes of each width; those of 4 bits fill up odd rows.
+const SCHEMES: [(&str, Scheme); 3] =
+    [("mixed", Scheme::INT8_MINMAX), ("far-from-zero", Scheme::UINT4_AFFINE), ("gauss", Scheme::INT16_AFFINE)];
+
 /// Both paths over some shapes, with the device cut as `tuning` says.
-fn agree(gpu: &Gpu, tuning: Tuning, shapes: &Shapes) {
+fn agree(cases: &mut Cases<'_>, tuning: Tuning, shapes: &Shapes, schemes: &[(&str, Scheme)]) {
+    let gpu = cases.gpu;
     let gpu = another(gpu).with_tuning(tuning).unwrap();
     for &(shape, granularity) in shapes {
-        for kind in ["mixed", "far-from-zero"] {
+        for &(kind, scheme) in schemes {
+            if !cases.take() {
+                continue;
+            }
             let x = data(kind, shape.iter().product(), 21);
             let x = Tensor::new(&x, shape).unwrap();
-            let spec = Spec::new(Scheme::INT8_MINMAX).per(granularity).loss(LossDetail::PerElement);
-            let case = format!("{kind} {shape:?} {granularity} {tuning:?}");
+            let spec = Spec::new(scheme).per(granularity).loss(LossDetail::PerElement);
+            let case = format!("{kind} {shape:?} {spec:?} {tuning:?}");
             let reference = cpu::quantize(x, &spec).unwrap();
             assert_same(&case, &gpu.quantize(x, &spec).unwrap(), &reference);
             let scales: Vec<f32> =
                 (0..reference.tensor.scales().len()).map(|unit| 0.01 * (unit % 97 + 1) as f32).collect();
-            let given = gpu.quantize_with_scales(x, &spec, &scales, &[]).unwrap();
-            assert_same(&case, &given, &cpu::quantize_with_scales(x, &spec, &scales, &[]).unwrap());
+            let zero_points = reference.tensor.zero_points();
+            let given = gpu.quantize_with_scales(x, &spec, &scales, zero_points).unwrap();
+            assert_same(&case, &given, &cpu::quantize_with_scales(x, &spec, &scales, zero_points).unwrap());
+            let fake = gpu.fake_quantize(x, &spec).unwrap();
+            assert_eq!(fake.value, cpu::fake_quantize(x, &spec).unwrap(), "{case}: fake");
             let values = gpu.dequantize(&reference.tensor).unwrap();
             assert_same_values(&case, &values, &cpu::dequantize(&reference.tensor).unwrap());
             let loss = gpu.loss(x, &reference.tensor, true).unwrap();
@@ -57,28 +75,47 @@ fn agree(gpu: &Gpu, tuning: Tuning, shapes: &Shapes) {
 }
 
 fn workgroups(gpu: &Gpu) {
+    let mut cases = Cases::of(gpu, 5);
     let most = gpu.device().limits().max_compute_invocations_per_workgroup;
+    // Each size compiles its kernels anew.
     for workgroup in [32, 64, 128, 256, 512, 1024].into_iter().filter(|&w| w <= most) {
-        agree(gpu, Tuning::default().workgroup(workgroup), SHAPES);
+        agree(
+            &mut cases,
+            Tuning::default().workgroup(workgroup),
+            SHAPES,
+            if workgroup == 64 { &SCHEMES } else { &SCHEMES[..1] },
+        );
     }
+    cases.print();
 }
 
 fn chunks(gpu: &Gpu) {
-    for chunk_elems in [68, 1000, 4096, 4100, 16_384, 16_388] {
-        agree(gpu, gpu.tuning().chunk_elems(chunk_elems), SHAPES);
+    let mut cases = Cases::of(gpu, 5);
+    // Within a tile, about a tile, and not a multiple of 8, which is rounded down.
+    for chunk_elems in [68, 1000, 4100, 16_384] {
+        agree(&mut cases, gpu.tuning().chunk_elems(chunk_elems), SHAPES, &SCHEMES);
     }
+    cases.print();
 }
 
 fn slabs(gpu: &Gpu) {
-    for slab_units in [1, 7, 16, 60] {
-        agree(gpu, gpu.tuning().slab_units(slab_units), SLAB_SHAPES);
+    let mut cases = Cases::of(gpu, 5);
+    for slab_units in [1, 16, 60] {
+        agree(&mut cases, gpu.tuning().slab_units(slab_units), SLAB_SHAPES, &SCHEMES);
     }
-    agree(gpu, gpu.tuning().slab_units(9).chunk_elems(100), SLAB_SHAPES);
+    agree(&mut cases, gpu.tuning().slab_units(9).chunk_elems(100), SLAB_SHAPES, &SCHEMES);
+    cases.print();
 }
 
 fn dimensions(gpu: &Gpu) {
+    let mut cases = Cases::of(gpu, 5);
     for workgroups in [3, 5] {
-        agree(gpu, Tuning::default().workgroup(64).workgroups_per_dimension(workgroups * workgroups), SHAPES);
+        agree(
+            &mut cases,
+            Tuning::default().workgroup(64).workgroups_per_dimension(workgroups * workgroups),
+            SHAPES,
+            &SCHEMES[1..2],
+        );
     }
     // 20011 elements are 20 tiles of 1024: several rows of three workgroups.
     let gpu = another(gpu).with_tuning(gpu.tuning().workgroups_per_dimension(3)).unwrap();
@@ -86,4 +123,5 @@ fn dimensions(gpu: &Gpu) {
     let spec = Spec::new(Scheme::INT8_ABSMAX).loss(LossDetail::Summary);
     let x = Tensor::new(&x, &[30_000]).unwrap();
     assert_same("three per dimension", &gpu.quantize(x, &spec).unwrap(), &cpu::quantize(x, &spec).unwrap());
+    cases.print();
 }
