@@ -7,7 +7,7 @@
 //     store(v)                the slots 4v .. 4v + 3 were visited, those that there are
 //     flush_slot(slot)        add what was gathered since open_unit to the workgroup's slot
 // Needs from the prelude: WORKGROUP, BLOCKS (blocks of 8 slots per invocation), MIN_RUN, ONCE.
-// visit is only called with constants, so that a vector in registers is never indexed by a variable.
+// Where all is one run, visit is called with constants, so that a vector in registers is not indexed by a variable.
 //
 // The tensor is `[outer, units, inner]`; `inner` consecutive elements of one unit are a run. A dispatch covers one
 // chunk of the tensor, which may begin and end anywhere: params.wgsl says where. Where rows are padded, lie apart or
@@ -77,54 +77,70 @@ fn tile_span() -> u32 { return select(TILE_ELEMS, params.tile_elems, ONCE); }
 
 // Runs of MIN_RUN elements and more, and whatever is not reduced: a workgroup takes a tile of consecutive slots, 8 per
 // invocation at a time, and gathers per run in the slots of its workgroup memory.
+//
+// A loop for each kind of tile, and not a branch in one: where invocations run in lockstep, a software adapter's do,
+// a branch costs whether it is taken or not, and a loop that nobody enters costs nothing.
 fn rows(tile: u32, lane: u32) {
     let start = tile * tile_span();
+    let end = min(start + tile_span(), params.elems);
     if (start >= params.elems) { return; }
     let first = place(start);
     open_unit(first.unit);
     row = 0u;
-    let whole = params.row_slots == 0u && first.left >= tile_span() && start + tile_span() <= params.elems;
-    for (var k = 0u; k < BLOCKS; k++) {
-        let i = start + 8u * (k * WORKGROUP + lane);
-        if (i >= start + tile_span() || i >= params.elems) { break; }
-        four(i / 4u, whole, first.run);
-        four(i / 4u + 1u, whole, first.run);
-    }
-    flush_slot(row);
-}
-
-// Slots 4v .. 4v + 3, of which some may lie beyond the chunk.
-fn four(v: u32, whole: bool, first_run: u32) {
-    let i = 4u * v;
-    if (whole) {
+    let dense = params.row_slots == 0u;
+    let whole = dense && first.left >= tile_span() && start + tile_span() <= params.elems;
+    for (var k = select(2u * BLOCKS, 0u, whole); k < 2u * BLOCKS; k++) {
+        let v = vector_of(start, lane, k);
+        if (4u * v >= end) { break; }
         load(v);
         visit(0u);
         visit(1u);
         visit(2u);
         visit(3u);
-    } else if (i < params.elems) {
-        if (params.row_slots == 0u) {
-            load(v);
-            enter(place(i), first_run);
-            if (row_left >= 4u && i + 4u <= params.elems) {
-                visit(0u);
-                visit(1u);
-                visit(2u);
-                visit(3u);
-            } else {
-                visit(0u);
-                visit_next(i + 1u, 1u, first_run);
-                visit_next(i + 2u, 2u, first_run);
-                visit_next(i + 3u, 3u, first_run);
-            }
-        } else {
-            look_up(i, 0u, first_run);
-            look_up(i + 1u, 1u, first_run);
-            look_up(i + 2u, 2u, first_run);
-            look_up(i + 3u, 3u, first_run);
-        }
+        store(v);
     }
-    store(v);
+    for (var k = select(2u * BLOCKS, 0u, dense && !whole); k < 2u * BLOCKS; k++) {
+        let v = vector_of(start, lane, k);
+        // The second half of a block is stored with the first, be there any of it or not.
+        if (4u * (v & ~1u) >= end) { break; }
+        if (4u * v < end) { several(v, first.run); }
+        store(v);
+    }
+    for (var k = select(2u * BLOCKS, 0u, !dense); k < 2u * BLOCKS; k++) {
+        let v = vector_of(start, lane, k);
+        if (4u * (v & ~1u) >= end) { break; }
+        for (var c = 0u; c < 4u; c++) {
+            if (4u * v + c >= end) { break; }
+            look_up(4u * v + c, c, first.run);
+        }
+        store(v);
+    }
+    flush_slot(row);
+}
+
+// An invocation's k-th vector of four slots; two make a block.
+fn vector_of(start: u32, lane: u32, k: u32) -> u32 { return start / 4u + 2u * ((k / 2u) * WORKGROUP + lane) + k % 2u; }
+
+// Slots 4v .. 4v + 3 of perhaps several runs, of which some may lie beyond the chunk.
+fn several(v: u32, first_run: u32) {
+    let i = 4u * v;
+    load(v);
+    enter(place(i), first_run);
+    let together = row_left >= 4u && i + 4u <= params.elems;
+    if (together) {
+        visit(0u);
+        visit(1u);
+        visit(2u);
+        visit(3u);
+    }
+    for (var c = select(0u, 4u, together); c < 4u; c++) {
+        if (i + c >= params.elems) { break; }
+        if (c > 0u) {
+            row_left -= 1u;
+            if (row_left == 0u) { enter(place(i + c), first_run); }
+        }
+        visit(c);
+    }
 }
 
 var<private> tile_unit: u32;    // once: the first unit of the tile
@@ -141,17 +157,8 @@ fn enter(at: Place, first_run: u32) {
     }
 }
 
-// Slot i, the one after the last visited.
-fn visit_next(i: u32, c: u32, first_run: u32) {
-    if (i >= params.elems) { return; }
-    row_left -= 1u;
-    if (row_left == 0u) { enter(place(i), first_run); }
-    visit(c);
-}
-
 // Slot i, wherever its element is.
 fn look_up(i: u32, c: u32, first_run: u32) {
-    if (i >= params.elems) { return; }
     let at = place(i);
     enter(at, first_run);
     if (at.exists) {

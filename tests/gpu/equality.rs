@@ -116,7 +116,7 @@ fn one_pass(gpu: &Gpu) {
     let mut cases = Cases::of(gpu, 101);
     // Well past what a workgroup holds: 2048 elements of units that are whole words of codes.
     for n in 1..=2300 {
-        let units = [1, 3, 7, 70][n % 4];
+        let units = [1, 3, 7, 20][n % 4];
         let x = data(["mixed", "far-from-zero", "gauss"][n % 3], units * n, n as u64);
         let shape = [units, n];
         let x = Tensor::new(&x, &shape).unwrap();

@@ -296,7 +296,7 @@ fn violations_planted_in_the_shaders_are_found() {
         (Kernel::Quantize, "(((ct - c) >> 23u) & 31u)", "((ct - c) >> 23u)", "shift by"),
         (Kernel::Quantize, "clamp(-e, 1, 25)", "max(-e, 1)", "shift by"),
         (Kernel::Quantize, "clamp(-e, 1, 25)", "clamp(-e, 0, 25)", "shift by"),
-        (Kernel::Quantize, "(2u * CODE_BITS) & 31u", "4u * CODE_BITS", "shift by"),
+        (Kernel::Dequantize, "shift_of(4u * v) & 31u", "4u * v", "shift by"),
         (Kernel::Scale, "(24u - j) & 31u", "24u + j", "shift by"),
         (Kernel::Scale, "lo >> (drop & 31u)", "lo >> drop", "shift by"),
         (Kernel::Scale, "min(ex - ey, 27u)", "ex - ey", "shift by"),
@@ -314,7 +314,7 @@ fn violations_planted_in_the_shaders_are_found() {
         (Kernel::Scale, "fraction | 1u", "fraction", "countLeadingZeros of"),
         (Kernel::Scale, "    if (m == 0u) { return sign; }", "", "countLeadingZeros of"),
         (Kernel::Dequantize, "if (hi == 0u)", "if (lo == 0u)", "countLeadingZeros of"),
-        (Kernel::Scale, "        y.e,\n", "        bitcast<i32>(hi),\n", "a store of"),
+        (Kernel::Scale, "        y.e,\n", "        bitcast<i32>(cap_p),\n", "a store of"),
         (Kernel::MinMax, "atomicMax(&ranges[2u * unit], hi)", "atomicMin(&ranges[2u * unit], hi)", "`atomicMin`"),
     ] {
         let text = shader_source(Program::new(kernel, Scheme::INT8_ABSMAX, ElemType::F32), 64);
