@@ -75,7 +75,7 @@ fn bytes_of(elem_type: ElemType, x: &[f32], rng: &mut Rng) -> Vec<u8> {
 }
 
 fn matrix(gpu: &Gpu) {
-    let mut cases = Cases::of(gpu, 40);
+    let mut cases = Cases::of(gpu, 11);
     let mut rng = Rng::new(41);
     for (i, (shape, granularities)) in [
         (&[3, 5, 67][..], &["tensor", "channel=0", "channel=1", "channel=2", "group=1", "group=5", "group=32"][..]),
@@ -113,7 +113,7 @@ fn matrix(gpu: &Gpu) {
 
 fn one_pass(gpu: &Gpu) {
     let two = another(gpu).with_tuning(gpu.tuning().one_pass(false)).unwrap();
-    let mut cases = Cases::of(gpu, 101);
+    let mut cases = Cases::of(gpu, 23);
     // Well past what a workgroup holds: 2048 elements of units that are whole words of codes.
     for n in 1..=2300 {
         let units = [1, 3, 7, 20][n % 4];
@@ -170,7 +170,7 @@ fn passes(gpu: &Gpu) {
 }
 
 fn pitch(gpu: &Gpu) {
-    let (mut turn, mut cases) = (0, Cases::of(gpu, 41));
+    let (mut turn, mut cases) = (0, Cases::of(gpu, 11));
     for (shape, pitch) in [(&[37, 67][..], 70), (&[37, 67], 300), (&[5, 9, 64], 65), (&[3, 1], 2), (&[300, 20], 24)] {
         let rows: usize = shape[..shape.len() - 1].iter().product();
         let columns = shape[shape.len() - 1];
@@ -210,7 +210,7 @@ fn buffer(gpu: &Gpu, bytes: &[u8]) -> wgpu_quant::wgpu::Buffer {
 }
 
 fn given(gpu: &Gpu) {
-    let mut cases = Cases::of(gpu, 7);
+    let mut cases = Cases::of(gpu, 3);
     for (shape, granularity) in [
         (vec![5001], Granularity::Tensor),
         (vec![30, 301], Granularity::Channel(0)),
@@ -263,7 +263,7 @@ fn given(gpu: &Gpu) {
 }
 
 fn fake_quantize(gpu: &Gpu) {
-    let (mut rng, mut cases) = (Rng::new(71), Cases::of(gpu, 41));
+    let (mut rng, mut cases) = (Rng::new(71), Cases::of(gpu, 11));
     for (shape, granularity) in [
         (vec![5001], Granularity::Tensor),
         (vec![30, 301], Granularity::Channel(0)),
@@ -313,7 +313,7 @@ fn worked_example(gpu: &Gpu) {
 }
 
 fn kinds(gpu: &Gpu) {
-    let mut cases = Cases::of(gpu, 41);
+    let mut cases = Cases::of(gpu, 11);
     for (i, kind) in KINDS.iter().enumerate() {
         for &scheme in Scheme::ALL {
             let seed = (i * 10) as u64;
@@ -344,7 +344,7 @@ fn scheme_in_turn(turn: &mut usize) -> Scheme {
 }
 
 fn axes(gpu: &Gpu) {
-    let (mut turn, mut cases) = (0, Cases::of(gpu, 41));
+    let (mut turn, mut cases) = (0, Cases::of(gpu, 11));
     for shape in [vec![5, 7, 11], vec![3, 200, 70], vec![2, 3, 4096], vec![64, 64, 3], vec![1, 1, 1], vec![4, 1, 65]] {
         for axis in -3..3 {
             // The schemes in turn: which axis it is does not depend on them.
@@ -365,7 +365,7 @@ fn axes(gpu: &Gpu) {
 
 fn lengths(gpu: &Gpu) {
     // A workgroup's tile holds 4096 elements for codes and 16384 for ranges.
-    let (mut turn, mut cases) = (0, Cases::of(gpu, 37));
+    let (mut turn, mut cases) = (0, Cases::of(gpu, 11));
     let around = [4096usize, 8192, 16_384, 32_768, 65_536].into_iter().flat_map(|n| n - 2..=n + 2);
     for n in (1..=40).chain([63, 64, 65, 255, 256, 257, 1023, 1024, 1025]).chain(around) {
         let x = data("mixed", n, n as u64);
@@ -389,7 +389,7 @@ fn lengths(gpu: &Gpu) {
 }
 
 fn halfway(gpu: &Gpu) {
-    let mut cases = Cases::of(gpu, 11);
+    let mut cases = Cases::of(gpu, 5);
     for s in SCALES.map(f32::from_bits) {
         let x = halfway_neighbours(s);
         for &scheme in Scheme::ALL {
@@ -437,7 +437,7 @@ fn random_scales(gpu: &Gpu) {
 }
 
 fn foreign_codes(gpu: &Gpu) {
-    let (mut turn, mut cases) = (0, Cases::of(gpu, 11));
+    let (mut turn, mut cases) = (0, Cases::of(gpu, 3));
     for (shape, granularity) in [
         (vec![9001], Granularity::Tensor),
         (vec![30, 300], Granularity::Channel(0)),

@@ -75,7 +75,7 @@ fn agree(cases: &mut Cases<'_>, tuning: Tuning, shapes: &Shapes, schemes: &[(&st
 }
 
 fn workgroups(gpu: &Gpu) {
-    let mut cases = Cases::of(gpu, 5);
+    let mut cases = Cases::of(gpu, 3);
     let most = gpu.device().limits().max_compute_invocations_per_workgroup;
     // Each size compiles its kernels anew.
     for workgroup in [32, 64, 128, 256, 512, 1024].into_iter().filter(|&w| w <= most) {
@@ -90,7 +90,7 @@ fn workgroups(gpu: &Gpu) {
 }
 
 fn chunks(gpu: &Gpu) {
-    let mut cases = Cases::of(gpu, 5);
+    let mut cases = Cases::of(gpu, 3);
     // Within a tile, about a tile, and not a multiple of 8, which is rounded down.
     for chunk_elems in [68, 1000, 4100, 16_384] {
         agree(&mut cases, gpu.tuning().chunk_elems(chunk_elems), SHAPES, &SCHEMES);
@@ -99,7 +99,7 @@ fn chunks(gpu: &Gpu) {
 }
 
 fn slabs(gpu: &Gpu) {
-    let mut cases = Cases::of(gpu, 5);
+    let mut cases = Cases::of(gpu, 3);
     for slab_units in [1, 16, 60] {
         agree(&mut cases, gpu.tuning().slab_units(slab_units), SLAB_SHAPES, &SCHEMES);
     }
@@ -108,7 +108,7 @@ fn slabs(gpu: &Gpu) {
 }
 
 fn dimensions(gpu: &Gpu) {
-    let mut cases = Cases::of(gpu, 5);
+    let mut cases = Cases::of(gpu, 3);
     for workgroups in [3, 5] {
         agree(
             &mut cases,
