@@ -100,4 +100,43 @@ mod tests {
             assert_eq!(saturated, if plain & 0x7fff == 0x7c00 { plain & 0x8000 | 0x7bff } else { plain }, "{b:#010x}");
         }
     }
+
+    /// The nearest narrow value by plain binary64 arithmetic, in which all of it is exact but the rounding:
+    /// `digits` of significand, multiples of `2^least`, infinity from `2^emax` on.
+    fn rounded(b: u32, digits: i32, least: i32, emax: i32) -> f64 {
+        let v = f64::from(f32::from_bits(b));
+        // The exponent of a normal binary64, which every f32 is.
+        let exponent = (v.to_bits() >> 52 & 0x7ff) as i32 - 1023;
+        let quantum = 2f64.powi((exponent - digits + 1).max(least));
+        let near = (v / quantum).round_ties_even() * quantum;
+        if near.abs() >= 2f64.powi(emax) { f64::INFINITY.copysign(v) } else { near }
+    }
+
+    #[test]
+    #[ignore = "2^32 values for each of 2 types: cargo test --release --lib -- --ignored (a minute)"]
+    fn narrowing_is_that_of_binary64_arithmetic_on_all_values() {
+        use rayon::prelude::*;
+        for (name, narrow, widen, max, quiet) in TYPES {
+            let (digits, least, emax) = if max == 0x7bff { (11, -24, 16) } else { (8, -133, 128) };
+            (0..=u32::MAX >> 16).into_par_iter().for_each(|high| {
+                for low in 0..=0xffff {
+                    let b = high << 16 | low;
+                    let half = narrow(b);
+                    if b & MAGNITUDE > INF {
+                        // Sign and highest payload bits, made quiet.
+                        assert_ne!(half & quiet, 0, "{name} {b:#010x}");
+                        let top = if max == 0x7bff { 0xffff_e000 } else { 0xffff_0000 };
+                        assert_eq!(widen(half), (b | 0x0040_0000) & top, "{name} {b:#010x}");
+                        continue;
+                    }
+                    let expected = if b & MAGNITUDE == 0 || b & MAGNITUDE == INF {
+                        f64::from(f32::from_bits(b))
+                    } else {
+                        rounded(b, digits, least, emax)
+                    };
+                    assert_eq!(f64::from(f32::from_bits(widen(half))).to_bits(), expected.to_bits(), "{name} {b:#010x}");
+                }
+            });
+        }
+    }
 }
