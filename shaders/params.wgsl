@@ -31,6 +31,7 @@ struct Params {
     sign_bit: u32,          // the codes' sign, in place; 0 of unsigned codes
     has_zero_point: u32,
     saturate: u32,          // 1 when the f16 cast takes the largest finite value for infinity
+    averaging: u32,         // observe: the averaging constant's bits, or 0
 }
 
 @group(0) @binding(0) var<uniform> params: Params;

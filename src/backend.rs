@@ -4,7 +4,7 @@ use crate::cpu;
 use crate::device::{Computed, DeviceInfo};
 use crate::error::{Error, Result};
 #[cfg(feature = "gpu")]
-use crate::gpu::{Gpu, Select};
+use crate::gpu::{Gpu, Scales, Select};
 use crate::loss::Loss;
 use crate::quantized::{FakeQuantizeOutput, QuantizeOutput, Quantized, Spec};
 use crate::tensor::Tensor;
@@ -141,7 +141,7 @@ impl Backend {
     ) -> Result<Computed<QuantizeOutput>> {
         #[cfg(feature = "gpu")]
         if let Some(gpu) = &self.gpu {
-            return gpu.quantize_with_scales(x, spec, scales, zero_points);
+            return gpu.quantize_with_scales(x, spec, Scales::Host(scales, zero_points));
         }
         self.computed(cpu::quantize_with_scales(x, spec, scales, zero_points)?)
     }
@@ -171,7 +171,7 @@ impl Backend {
     ) -> Result<Computed<FakeQuantizeOutput>> {
         #[cfg(feature = "gpu")]
         if let Some(gpu) = &self.gpu {
-            return gpu.fake_quantize_with_scales(x, spec, scales, zero_points);
+            return gpu.fake_quantize_with_scales(x, spec, Scales::Host(scales, zero_points));
         }
         self.computed(cpu::fake_quantize_with_scales(x, spec, scales, zero_points)?)
     }

@@ -99,6 +99,21 @@ pub enum Error {
         /// The scheme whose code it should be.
         scheme: Scheme,
     },
+    /// A moving average's constant is not above 0 and at most 1.
+    AveragingConstant {
+        /// The constant that was given.
+        found: f32,
+    },
+    /// Bytes are not saved ranges.
+    SavedRanges {
+        /// What was found, and what was allowed.
+        message: String,
+    },
+    /// What one `Gpu` made was given to another.
+    OtherDevice {
+        /// What it is.
+        what: &'static str,
+    },
     /// No adapter fits what was asked for.
     NoAdapter {
         /// What was asked for.
@@ -229,6 +244,13 @@ impl fmt::Display for Error {
             Self::InvalidZeroPoint { unit, found, scheme } => {
                 write!(f, "zero point {found} of range unit {unit} is not a code of {scheme}; ")?;
                 write!(f, "{} to {} are", scheme.qmin(), scheme.qmax())
+            }
+            Self::AveragingConstant { found } => {
+                write!(f, "averaging constant {found}; above 0 and up to 1 are allowed")
+            }
+            Self::SavedRanges { message } => write!(f, "saved ranges: {message}"),
+            Self::OtherDevice { what } => {
+                write!(f, "{what} belongs to another Gpu; read it back there and restore it here")
             }
             Self::NoAdapter { wanted, tried } => write!(f, "no adapter is {wanted}; {tried}"),
             Self::UnfitAdapter { adapter, reason } => write!(f, "adapter {adapter:?} cannot run the kernels: {reason}"),

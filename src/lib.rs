@@ -12,6 +12,7 @@ pub mod gpu;
 mod layout;
 pub mod loss;
 mod quantized;
+mod range;
 #[cfg(any(test, feature = "gpu"))]
 mod rng;
 mod scheme;
@@ -30,6 +31,7 @@ pub use gpu::Gpu;
 pub use layout::{Granularity, RangeUnits, elems};
 pub use loss::{Loss, LossSummary, LossSums, UnitLoss};
 pub use quantized::{Counts, FakeQuantizeOutput, LossDetail, QuantizeOutput, Quantized, Spec, code_bytes};
+pub use range::{ObservedRanges, Observer};
 pub use scheme::{CodeType, Mapping, Scheme};
 pub use tensor::{ElemType, Tensor};
 #[cfg(feature = "gpu")]

@@ -132,17 +132,29 @@ fn mul_hi(a: u32, b: u32) -> u32 {
     return ah * bh + (mid >> 16u) + (mid2 >> 16u);
 }
 
-// k * s for a whole number k and a finite s > 0: the exact product, its low bits made sticky, rounded once.
+// k * m * 2^e for m < 2^24: the exact product, its low bits made sticky, rounded once.
+fn product(sign: u32, k: u32, m: u32, e: i32) -> u32 {
+    let lo = k * m;
+    let hi = mul_hi(k, m);
+    if (hi == 0u) { return round_pack(sign, lo, e); }
+    let n = 32u - countLeadingZeros(hi);            // 1 to 24, since m < 2^24
+    let lost = lo & ((1u << (n & 31u)) - 1u);
+    let top = (hi << ((32u - n) & 31u)) | (lo >> (n & 31u));
+    return round_pack(sign, top | select(0u, 1u, lost != 0u), e + bitcast<i32>(n));
+}
+
+// k * s for a whole number k and a finite s > 0.
 fn mul_int(sign: u32, k: u32, s: u32) -> u32 {
     if (k == 0u) { return 0u; }
     let y = parts(s);
-    let lo = k * y.m;
-    let hi = mul_hi(k, y.m);
-    if (hi == 0u) { return round_pack(sign, lo, y.e); }
-    let n = 32u - countLeadingZeros(hi);            // 1 to 24, since y.m < 2^24
-    let lost = lo & ((1u << (n & 31u)) - 1u);
-    let m = (hi << ((32u - n) & 31u)) | (lo >> (n & 31u));
-    return round_pack(sign, m | select(0u, 1u, lost != 0u), y.e + bitcast<i32>(n));
+    return product(sign, k, y.m, y.e);
+}
+
+// a * b of finite values.
+fn mul(a: u32, b: u32) -> u32 {
+    let x = parts(a & MAGNITUDE);
+    let y = parts(b & MAGNITUDE);
+    return product((a ^ b) & SIGN, x.m, y.m, x.e + y.e);
 }
 
 // a / b of finite values, b not zero: 27 steps of restoring division give floor(ma / mb * 2^26), between 2^25

@@ -4,26 +4,8 @@ use super::fold::{fold_units, for_each_run};
 use crate::error::Result;
 use crate::exact::float::{from_hi_key, from_lo_key, hi_key, lo_key};
 use crate::layout::{Granularity, RangeUnits};
+pub use crate::range::Range;
 use crate::tensor::Tensor;
-
-/// The smallest and the largest finite value of a range unit; both +0 where there is none.
-///
-/// -0 counts as +0.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Range {
-    /// The smallest finite value.
-    pub lo: f32,
-    /// The largest finite value.
-    pub hi: f32,
-}
-
-impl Range {
-    /// The largest magnitude of a finite value.
-    pub fn amax(self) -> f32 {
-        // On bits, so that no float environment can flush it.
-        f32::from_bits((self.lo.to_bits() & 0x7fff_ffff).max(self.hi.to_bits() & 0x7fff_ffff))
-    }
-}
 
 /// The ranges of a tensor's range units, and the elements that are not finite.
 #[derive(Clone, Debug, PartialEq)]
@@ -39,9 +21,9 @@ pub struct Ranges {
 
 /// What a run contributes: keys grow with the value (`hi`) or fall with it (`lo`); 0 is no finite value.
 #[derive(Clone, Default)]
-struct Part {
-    hi_key: u32,
-    lo_key: u32,
+pub(super) struct Part {
+    pub(super) hi_key: u32,
+    pub(super) lo_key: u32,
     nan: u64,
     inf: u64,
 }
@@ -80,17 +62,7 @@ impl Part {
 /// # Ok::<(), wgpu_quant::Error>(())
 /// ```
 pub fn min_max(x: Tensor<'_>, granularity: Granularity) -> Result<Ranges> {
-    let units = RangeUnits::new(x.shape(), granularity)?;
-    let parts = fold_units(
-        units,
-        &Part::default(),
-        |slots, elems| {
-            for_each_run(x, units, elems, |run, x| {
-                slots.of(run.unit).merge(&if run.ieee { plain(x) } else { exact(x) });
-            });
-        },
-        |a, b| a.merge(&b),
-    );
+    let parts = parts(x, RangeUnits::new(x.shape(), granularity)?);
     let sum = |of: fn(&Part) -> u64| parts.iter().map(of).sum();
     Ok(Ranges {
         nan_elems: sum(|part| part.nan),
@@ -103,6 +75,20 @@ pub fn min_max(x: Tensor<'_>, granularity: Granularity) -> Result<Ranges> {
             })
             .collect(),
     })
+}
+
+/// What each range unit contributes.
+pub(super) fn parts(x: Tensor<'_>, units: RangeUnits) -> Vec<Part> {
+    fold_units(
+        units,
+        &Part::default(),
+        |slots, elems| {
+            for_each_run(x, units, elems, |run, x| {
+                slots.of(run.unit).merge(&if run.ieee { plain(x) } else { exact(x) });
+            });
+        },
+        |a, b| a.merge(&b),
+    )
 }
 
 fn plain(x: &[f32]) -> Part {

@@ -6,7 +6,8 @@
 //! (flush-to-zero, another rounding mode) a task takes the integer twin instead; the bits are the same.
 //!
 //! The stages have the kernels' names: [`min_max`], [`scale`](scale()) and [`zero_point`], [`quantize`](quantize()),
-//! [`dequantize`](dequantize()), [`fake_quantize`](fake_quantize()) (both in one go), [`loss`](loss()).
+//! [`dequantize`](dequantize()), [`fake_quantize`](fake_quantize()) (both in one go), [`loss`](loss()), and over many
+//! batches [`observe`](observe()).
 
 mod code;
 mod dequantize;
@@ -15,6 +16,7 @@ mod float_env;
 mod fold;
 mod loss;
 mod min_max;
+mod observe;
 mod quantize;
 mod scale;
 
@@ -22,5 +24,6 @@ pub use dequantize::dequantize;
 pub use fake_quantize::{fake_quantize, fake_quantize_with_scales};
 pub use loss::loss;
 pub use min_max::{Range, Ranges, min_max};
+pub use observe::{merge_ranges, observe, scales};
 pub use quantize::{quantize, quantize_with_scales};
 pub use scale::{scale, zero_point};

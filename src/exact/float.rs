@@ -5,7 +5,7 @@ pub(crate) const INF: u32 = 0x7f80_0000;
 /// Everything but the sign.
 pub(crate) const MAGNITUDE: u32 = 0x7fff_ffff;
 const SIGN: u32 = 0x8000_0000;
-const HIDDEN: u32 = 0x0080_0000;
+pub(crate) const HIDDEN: u32 = 0x0080_0000;
 
 /// `m * 2^e`, with `2^23 <= m < 2^24`.
 #[derive(Clone, Copy)]
@@ -124,20 +124,30 @@ pub(crate) fn mul_hi(a: u32, b: u32) -> u32 {
     ah * bh + (mid >> 16) + (mid2 >> 16)
 }
 
+pub(crate) fn product(sign: u32, k: u32, m: u32, e: i32) -> u32 {
+    let lo = k.wrapping_mul(m);
+    let hi = mul_hi(k, m);
+    if hi == 0 {
+        return round_pack(sign, lo, e);
+    }
+    let n = 32 - hi.leading_zeros();
+    let lost = lo & ((1 << n) - 1);
+    let top = (hi << (32 - n)) | (lo >> n);
+    round_pack(sign, top | u32::from(lost != 0), e + n.cast_signed())
+}
+
 pub(crate) fn mul_int(sign: u32, k: u32, s: u32) -> u32 {
     if k == 0 {
         return 0;
     }
     let y = parts(s);
-    let lo = k.wrapping_mul(y.m);
-    let hi = mul_hi(k, y.m);
-    if hi == 0 {
-        return round_pack(sign, lo, y.e);
-    }
-    let n = 32 - hi.leading_zeros();
-    let lost = lo & ((1 << n) - 1);
-    let m = (hi << (32 - n)) | (lo >> n);
-    round_pack(sign, m | u32::from(lost != 0), y.e + n.cast_signed())
+    product(sign, k, y.m, y.e)
+}
+
+pub(crate) fn mul(a: u32, b: u32) -> u32 {
+    let x = parts(a & MAGNITUDE);
+    let y = parts(b & MAGNITUDE);
+    product((a ^ b) & SIGN, x.m, y.m, x.e + y.e)
 }
 
 pub(crate) fn div(a: u32, b: u32) -> u32 {
@@ -199,6 +209,7 @@ mod tests {
             let (x, y) = (f32::from_bits(a), f32::from_bits(b));
             check("add", a, b, add(a, b), x + y);
             check("sub", a, b, sub(a, b), x - y);
+            check("mul", a, b, mul(a, b), x * y);
             if b & MAGNITUDE != 0 {
                 check("div", a, b, div(a, b), x / y);
             }

@@ -8,5 +8,6 @@ pub(crate) mod code;
 pub(crate) mod float;
 pub(crate) mod loss;
 pub(crate) mod narrow;
+pub(crate) mod observe;
 pub(crate) mod scale;
 pub(crate) mod widen;

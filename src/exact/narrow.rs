@@ -107,9 +107,10 @@ mod tests {
         let v = f64::from(f32::from_bits(b));
         // The exponent of a normal binary64, which every f32 is.
         let exponent = (v.to_bits() >> 52 & 0x7ff) as i32 - 1023;
-        let quantum = 2f64.powi((exponent - digits + 1).max(least));
+        let power = |e: i32| f64::from_bits((i64::from(e + 1023) << 52).cast_unsigned());
+        let quantum = power((exponent - digits + 1).max(least));
         let near = (v / quantum).round_ties_even() * quantum;
-        if near.abs() >= 2f64.powi(emax) { f64::INFINITY.copysign(v) } else { near }
+        if near.abs() >= power(emax) { f64::INFINITY.copysign(v) } else { near }
     }
 
     #[test]
@@ -134,7 +135,11 @@ mod tests {
                     } else {
                         rounded(b, digits, least, emax)
                     };
-                    assert_eq!(f64::from(f32::from_bits(widen(half))).to_bits(), expected.to_bits(), "{name} {b:#010x}");
+                    assert_eq!(
+                        f64::from(f32::from_bits(widen(half))).to_bits(),
+                        expected.to_bits(),
+                        "{name} {b:#010x}"
+                    );
                 }
             });
         }

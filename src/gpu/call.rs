@@ -4,6 +4,7 @@
 
 use super::Gpu;
 use super::job::{Dispatch, Finished, Job, Pending};
+use super::observe::RangeAccumulator;
 use super::shader::{self, Kernel, LOSS_WORDS, MIN_RUN, ONCE_UNITS, Params, Program, RECIPE_WORDS};
 use crate::error::{Error, Result};
 use crate::layout::{Chunk, RangeUnits, Slots, saturate};
@@ -11,16 +12,22 @@ use crate::loss::{Loss, UnitSums};
 use crate::quantized::{
     Counts, FakeQuantizeOutput, LossDetail, QuantizeOutput, Quantized, Spec, check_given, check_zero_points_elems,
 };
+use crate::scheme::Scheme;
 use crate::tensor::Tensor;
 use std::borrow::Cow;
 use std::ops::Range;
 
-/// Scales and zero points that are the caller's.
-#[derive(Clone, Copy)]
-pub(super) enum Given<'a> {
-    Nothing,
+/// Where scales and zero points come from that are not computed from the tensor: one per range unit, zero points where
+/// the scheme has them.
+#[derive(Clone, Copy, Debug)]
+pub enum Scales<'a> {
+    /// The host.
     Host(&'a [f32], &'a [i32]),
+    /// Buffers of f32 and i32 on the device, of usage `COPY_SRC`. They are checked when they come back: what is no scale or
+    /// no code is an error then.
     Device(&'a wgpu::Buffer, Option<&'a wgpu::Buffer>),
+    /// What the scheme gives the ranges that were observed; they stay on the device.
+    Observed(&'a RangeAccumulator),
 }
 
 /// How a call's work is cut.
@@ -171,7 +178,7 @@ impl Gpu {
     }
 
     /// The buffers of a plan's slabs.
-    fn slabs(&self, job: &mut Job<'_>, plan: &Plan, spec: &Spec, given: Given<'_>) -> Result<Vec<Slab>> {
+    fn slabs(&self, job: &mut Job<'_>, plan: &Plan, spec: &Spec, given: Option<Scales<'_>>) -> Result<Vec<Slab>> {
         let with_loss = spec.loss != LossDetail::None;
         let mut slabs = Vec::new();
         for range in &plan.slabs {
@@ -179,14 +186,14 @@ impl Gpu {
             let bytes = 4 * range.start..4 * range.end;
             let none = if spec.scheme.has_zero_point() { 4 * units } else { 0 };
             let (scales, zero_points) = match given {
-                Given::Host(scales, zero_points) if !scales.is_empty() => {
+                Some(Scales::Host(scales, zero_points)) if !scales.is_empty() => {
                     let zero_points = zero_points.get(range.clone()).unwrap_or_default();
                     (
                         job.upload("scales", bytemuck::cast_slice(&scales[range.clone()]))?,
                         job.upload("zero points", bytemuck::cast_slice(zero_points))?,
                     )
                 }
-                Given::Device(scales, zero_points) => (
+                Some(Scales::Device(scales, zero_points)) => (
                     job.copy("scales", scales, bytes.clone())?,
                     match zero_points {
                         Some(zero_points) => job.copy("zero points", zero_points, bytes)?,
@@ -195,14 +202,20 @@ impl Gpu {
                 ),
                 _ => (job.buffer("scales", 4 * units)?, job.buffer("zero points", none)?),
             };
-            slabs.push(Slab {
+            let slab = Slab {
                 units,
                 scales,
                 zero_points,
                 losses: job.buffer("loss sums", if with_loss { 4 * LOSS_WORDS * units } else { 0 })?,
                 ranges: job.buffer("ranges", 8 * units)?,
                 recipes: job.buffer("recipes", 4 * RECIPE_WORDS * units)?,
-            });
+            };
+            if let Some(Scales::Observed(observed)) = given {
+                // The tensor's own ranges, if its loss needs them, get the slab's buffer.
+                let ranges = observed.copy(job, range)?;
+                self.scale(job, spec, &slab, &ranges, (false, false));
+            }
+            slabs.push(slab);
         }
         Ok(slabs)
     }
@@ -224,21 +237,76 @@ impl Gpu {
             let buffers = [(2, &part.x), (3, &slabs[part.slab].ranges)];
             job.dispatch(self.over_runs(program(Kernel::MinMax), slots.units, part.params, &buffers));
         }
-        for slab in slabs.iter().filter(|slab| slab.units > 0) {
-            let params = Params {
-                units: saturate(slab.units),
-                given: given.into(),
-                with_loss: with_loss.into(),
-                ..Params::of(spec)
-            };
-            let Slab { scales, zero_points, losses, ranges, recipes, .. } = slab;
-            let buffers = [(2, ranges), (3, scales), (4, recipes), (5, losses), (6, zero_points)];
-            let workgroups = (slab.units as u64).div_ceil(self.tuning.workgroup.into());
-            job.dispatch(Dispatch::new(program(Kernel::Scale), params, &buffers, workgroups));
+        for slab in slabs {
+            self.scale(job, spec, slab, &slab.ranges, (given, with_loss));
         }
     }
 
-    pub(super) fn start_quantize(&self, x: Tensor<'_>, spec: &Spec, given: Given<'_>) -> Result<(Pending, Reading)> {
+    /// What follows from the ranges of a slab's units.
+    fn scale(
+        &self,
+        job: &mut Job<'_>,
+        spec: &Spec,
+        slab: &Slab,
+        ranges: &wgpu::Buffer,
+        (given, with_loss): (bool, bool),
+    ) {
+        if slab.units == 0 {
+            return;
+        }
+        let params = Params {
+            units: saturate(slab.units),
+            given: given.into(),
+            with_loss: with_loss.into(),
+            ..Params::of(spec)
+        };
+        let Slab { scales, zero_points, losses, recipes, .. } = slab;
+        let buffers = [(2, ranges), (3, scales), (4, recipes), (5, losses), (6, zero_points)];
+        let program = Program::new(Kernel::Scale, spec.scheme, Default::default());
+        job.dispatch(Dispatch::new(program, params, &buffers, self.workgroups_of_units(slab.units)));
+    }
+
+    /// Workgroups with an invocation per range unit.
+    fn workgroups_of_units(&self, units: usize) -> u64 {
+        (units as u64).div_ceil(self.tuning.workgroup.into())
+    }
+
+    /// A batch's ranges go into what was observed. Nothing is read back.
+    pub(super) fn start_observe(&self, observed: &RangeAccumulator, x: Tensor<'_>) -> Result<Pending> {
+        let units = RangeUnits::new(x.shape(), observed.granularity())?;
+        observed.check(self, units.units)?;
+        let slots = slots_of_input(x, units, 32);
+        let mut job = Job::new(self)?;
+        let slot_bytes = x.elem_type().bytes().max(4);
+        let plan = self.plan(slots, Params::default(), slot_bytes, 0);
+        let ranges = plan.slabs.iter().map(|slab| job.buffer("ranges", 8 * slab.len())).collect::<Result<Vec<_>>>()?;
+        // Neither kernel sees codes, so that any scheme will do.
+        let program = |kernel| Program::new(kernel, Scheme::INT8_ABSMAX, x.elem_type());
+        for (chunk, params) in &plan.chunks {
+            let input = job.upload("input", &input_bytes(x, slots, chunk))?;
+            let buffers = [(2, &input), (3, &ranges[chunk.slab])];
+            job.dispatch(self.over_runs(program(Kernel::MinMax), units, *params, &buffers));
+        }
+        for (slab, ranges) in plan.slabs.iter().zip(&ranges).filter(|(slab, _)| !slab.is_empty()) {
+            let params = Params {
+                first_unit: saturate(slab.start),
+                units: saturate(slab.len()),
+                averaging: observed.observer().averaging_bits(),
+                ..Params::default()
+            };
+            let buffers = [(2, ranges), (3, observed.keys())];
+            let workgroups = self.workgroups_of_units(slab.len());
+            job.dispatch(Dispatch::new(program(Kernel::Observe), params, &buffers, workgroups));
+        }
+        job.submit()
+    }
+
+    pub(super) fn start_quantize(
+        &self,
+        x: Tensor<'_>,
+        spec: &Spec,
+        given: Option<Scales<'_>>,
+    ) -> Result<(Pending, Reading)> {
         self.start(x, spec, given, false)
     }
 
@@ -247,17 +315,17 @@ impl Gpu {
         &self,
         x: Tensor<'_>,
         spec: &Spec,
-        given: Given<'_>,
+        given: Option<Scales<'_>>,
     ) -> Result<(Pending, Reading)> {
         self.start(x, &spec.loss(LossDetail::None), given, true)
     }
 
-    fn start(&self, x: Tensor<'_>, spec: &Spec, given: Given<'_>, fake: bool) -> Result<(Pending, Reading)> {
+    fn start(&self, x: Tensor<'_>, spec: &Spec, given: Option<Scales<'_>>, fake: bool) -> Result<(Pending, Reading)> {
         let units = spec.units(x.shape())?;
-        check(spec, units, given)?;
+        check(self, spec, units, given)?;
         let scheme = spec.scheme;
         let with_loss = spec.loss != LossDetail::None;
-        let is_given = !matches!(given, Given::Nothing) && !scheme.is_cast();
+        let is_given = given.is_some() && !scheme.is_cast();
         let bits = if fake { 32 } else { scheme.code().bits() };
         let slots = slots_of_input(x, units, bits);
         let slot_bytes = x.elem_type().bytes().max(4);
@@ -376,7 +444,7 @@ impl Gpu {
         let spec = Spec::new(q.scheme()).per(q.granularity());
         let mut job = Job::new(self)?;
         let plan = self.plan(slots, Params::of(&spec), 4, 0);
-        let slabs = self.slabs(&mut job, &plan, &spec, Given::Host(q.scales(), q.zero_points()))?;
+        let slabs = self.slabs(&mut job, &plan, &spec, Some(Scales::Host(q.scales(), q.zero_points())))?;
         let mut reads = Vec::new();
         for (chunk, params) in &plan.chunks {
             let codes = job.upload("codes", &q.codes()[code_range(&chunk.at, bits)])?;
@@ -401,7 +469,7 @@ impl Gpu {
         let mut job = Job::new(self)?;
         let plan = self.plan(slots, Params::of(&spec), x.elem_type().bytes().max(4), 0);
         let counters = job.buffer("counters", 4 * TALLIES * plan.chunks.len())?;
-        let slabs = self.slabs(&mut job, &plan, &spec, Given::Host(q.scales(), q.zero_points()))?;
+        let slabs = self.slabs(&mut job, &plan, &spec, Some(Scales::Host(q.scales(), q.zero_points())))?;
         let mut parts = Vec::new();
         for (chunk, params) in &plan.chunks {
             parts.push(Part {
@@ -423,15 +491,14 @@ impl Gpu {
 }
 
 /// What is wrong with given scales, as far as the host can see.
-fn check(spec: &Spec, units: RangeUnits, given: Given<'_>) -> Result<()> {
+fn check(gpu: &Gpu, spec: &Spec, units: RangeUnits, given: Option<Scales<'_>>) -> Result<()> {
     let scheme = spec.scheme;
     match given {
-        Given::Nothing => Ok(()),
-        Given::Host(scales, zero_points) => check_given(scheme, units, scales, zero_points),
-        Given::Device(..) if scheme.is_cast() => {
-            Err(Error::CastHasNoScale { scheme, found: "a given scale".to_owned() })
-        }
-        Given::Device(scales, zero_points) => {
+        None => Ok(()),
+        Some(Scales::Host(scales, zero_points)) => check_given(scheme, units, scales, zero_points),
+        Some(_) if scheme.is_cast() => Err(Error::CastHasNoScale { scheme, found: "a given scale".to_owned() }),
+        Some(Scales::Observed(ranges)) => ranges.check(gpu, units.units),
+        Some(Scales::Device(scales, zero_points)) => {
             let held = |buffer: &wgpu::Buffer| usize::try_from(buffer.size() / 4).unwrap_or(usize::MAX);
             let found_elems = held(scales);
             if found_elems < units.units {

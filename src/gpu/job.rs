@@ -300,6 +300,15 @@ fn grid(workgroups: u64, per_dimension: u32) -> Result<(u32, u32)> {
 }
 
 impl Pending {
+    /// Checks what wgpu made of the work, and does not wait for it.
+    pub(super) fn submitted(mut self, gpu: &Gpu) -> Result<Option<wgpu::SubmissionIndex>> {
+        // Native scopes have their errors at once.
+        pollster::block_on(self.check_scopes(gpu))?;
+        // Frees what earlier work is done with. A failure shows when this work is waited for.
+        let _ = self.device.poll(wgpu::PollType::Poll);
+        Ok(self.index.take())
+    }
+
     /// Blocks until the device is done.
     pub(super) fn wait(mut self, gpu: &Gpu) -> Result<Finished> {
         // The scopes' errors explain more than what follows from them.
@@ -337,7 +346,10 @@ impl Pending {
                 first = first.and(Err(error));
             }
         }
-        // A lost device fails everything in its own words; say what is behind them.
+        // A lost device fails everything in its own words; say what is behind them, of which wgpu tells when it is polled.
+        if first.is_err() {
+            let _ = self.device.poll(wgpu::PollType::Poll);
+        }
         gpu.check_alive().and(first)
     }
 
@@ -369,7 +381,7 @@ fn lost(message: &str) -> Error {
     Error::DeviceLost { message: message.to_owned() }
 }
 
-fn wait_for(device: &wgpu::Device, index: Option<wgpu::SubmissionIndex>, timeout: Duration) -> Result<()> {
+pub(super) fn wait_for(device: &wgpu::Device, index: Option<wgpu::SubmissionIndex>, timeout: Duration) -> Result<()> {
     match device.poll(wgpu::PollType::Wait { submission_index: index, timeout: Some(timeout) }) {
         Ok(_) => Ok(()),
         Err(wgpu::PollError::Timeout) => Err(Error::Timeout { seconds: timeout.as_secs() }),

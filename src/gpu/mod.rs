@@ -7,10 +7,13 @@
 mod adapter;
 mod call;
 mod job;
+mod observe;
 mod shader;
 
 pub use adapter::{AdapterDescription, DEVICE_VARIABLE, Select, adapters};
+pub use call::Scales;
 pub(crate) use call::has_short_runs;
+pub use observe::RangeAccumulator;
 pub use shader::{Codec, Kernel, Params, Program, RECIPE_WORDS, Tuning, shader_source};
 
 use crate::device::{Computed, DeviceInfo};
@@ -19,7 +22,6 @@ use crate::layout::saturate;
 use crate::loss::Loss;
 use crate::quantized::{FakeQuantizeOutput, QuantizeOutput, Quantized, Spec};
 use crate::tensor::Tensor;
-use call::Given;
 use job::{Finished, Pending};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -211,7 +213,7 @@ impl Gpu {
     /// Those of the CPU path; [`Error::TooLarge`], [`Error::OutOfMemory`], [`Error::DeviceLost`],
     /// [`Error::Timeout`] and [`Error::Gpu`] when the device cannot.
     pub fn quantize(&self, x: Tensor<'_>, spec: &Spec) -> Result<Computed<QuantizeOutput>> {
-        let (pending, reading) = self.start_quantize(x, spec, Given::Nothing)?;
+        let (pending, reading) = self.start_quantize(x, spec, None)?;
         self.output(reading.finish(&self.wait(pending)?)?)
     }
 
@@ -220,7 +222,7 @@ impl Gpu {
     /// # Errors
     /// Those of [`quantize`](Self::quantize).
     pub async fn quantize_async(&self, x: Tensor<'_>, spec: &Spec) -> Result<Computed<QuantizeOutput>> {
-        let (pending, reading) = self.start_quantize(x, spec, Given::Nothing)?;
+        let (pending, reading) = self.start_quantize(x, spec, None)?;
         self.output(reading.finish(&self.finished(pending).await?)?)
     }
 
@@ -233,10 +235,9 @@ impl Gpu {
         &self,
         x: Tensor<'_>,
         spec: &Spec,
-        scales: &[f32],
-        zero_points: &[i32],
+        scales: Scales<'_>,
     ) -> Result<Computed<QuantizeOutput>> {
-        let (pending, reading) = self.start_quantize(x, spec, Given::Host(scales, zero_points))?;
+        let (pending, reading) = self.start_quantize(x, spec, Some(scales))?;
         self.output(reading.finish(&self.wait(pending)?)?)
     }
 
@@ -248,42 +249,9 @@ impl Gpu {
         &self,
         x: Tensor<'_>,
         spec: &Spec,
-        scales: &[f32],
-        zero_points: &[i32],
+        scales: Scales<'_>,
     ) -> Result<Computed<QuantizeOutput>> {
-        let (pending, reading) = self.start_quantize(x, spec, Given::Host(scales, zero_points))?;
-        self.output(reading.finish(&self.finished(pending).await?)?)
-    }
-
-    /// The same with scales (f32) and zero points (i32) that lie on the device, one per range unit, in buffers of usage
-    /// `COPY_SRC`. They are checked when they come back: what is no scale or no code is an error then; blocks.
-    ///
-    /// # Errors
-    /// Those of the CPU path; [`Error::TooLarge`], [`Error::OutOfMemory`], [`Error::DeviceLost`],
-    /// [`Error::Timeout`] and [`Error::Gpu`] when the device cannot.
-    pub fn quantize_with_buffers(
-        &self,
-        x: Tensor<'_>,
-        spec: &Spec,
-        scales: &wgpu::Buffer,
-        zero_points: Option<&wgpu::Buffer>,
-    ) -> Result<Computed<QuantizeOutput>> {
-        let (pending, reading) = self.start_quantize(x, spec, Given::Device(scales, zero_points))?;
-        self.output(reading.finish(&self.wait(pending)?)?)
-    }
-
-    /// [`quantize_with_buffers`](Self::quantize_with_buffers) without blocking.
-    ///
-    /// # Errors
-    /// Those of [`quantize_with_buffers`](Self::quantize_with_buffers).
-    pub async fn quantize_with_buffers_async(
-        &self,
-        x: Tensor<'_>,
-        spec: &Spec,
-        scales: &wgpu::Buffer,
-        zero_points: Option<&wgpu::Buffer>,
-    ) -> Result<Computed<QuantizeOutput>> {
-        let (pending, reading) = self.start_quantize(x, spec, Given::Device(scales, zero_points))?;
+        let (pending, reading) = self.start_quantize(x, spec, Some(scales))?;
         self.output(reading.finish(&self.finished(pending).await?)?)
     }
 
@@ -293,7 +261,7 @@ impl Gpu {
     /// Those of the CPU path; [`Error::TooLarge`], [`Error::OutOfMemory`], [`Error::DeviceLost`],
     /// [`Error::Timeout`] and [`Error::Gpu`] when the device cannot.
     pub fn fake_quantize(&self, x: Tensor<'_>, spec: &Spec) -> Result<Computed<FakeQuantizeOutput>> {
-        let (pending, reading) = self.start_fake_quantize(x, spec, Given::Nothing)?;
+        let (pending, reading) = self.start_fake_quantize(x, spec, None)?;
         self.output(reading.values(&self.wait(pending)?)?)
     }
 
@@ -302,7 +270,7 @@ impl Gpu {
     /// # Errors
     /// Those of [`fake_quantize`](Self::fake_quantize).
     pub async fn fake_quantize_async(&self, x: Tensor<'_>, spec: &Spec) -> Result<Computed<FakeQuantizeOutput>> {
-        let (pending, reading) = self.start_fake_quantize(x, spec, Given::Nothing)?;
+        let (pending, reading) = self.start_fake_quantize(x, spec, None)?;
         self.output(reading.values(&self.finished(pending).await?)?)
     }
 
@@ -315,10 +283,9 @@ impl Gpu {
         &self,
         x: Tensor<'_>,
         spec: &Spec,
-        scales: &[f32],
-        zero_points: &[i32],
+        scales: Scales<'_>,
     ) -> Result<Computed<FakeQuantizeOutput>> {
-        let (pending, reading) = self.start_fake_quantize(x, spec, Given::Host(scales, zero_points))?;
+        let (pending, reading) = self.start_fake_quantize(x, spec, Some(scales))?;
         self.output(reading.values(&self.wait(pending)?)?)
     }
 
@@ -330,10 +297,9 @@ impl Gpu {
         &self,
         x: Tensor<'_>,
         spec: &Spec,
-        scales: &[f32],
-        zero_points: &[i32],
+        scales: Scales<'_>,
     ) -> Result<Computed<FakeQuantizeOutput>> {
-        let (pending, reading) = self.start_fake_quantize(x, spec, Given::Host(scales, zero_points))?;
+        let (pending, reading) = self.start_fake_quantize(x, spec, Some(scales))?;
         self.output(reading.values(&self.finished(pending).await?)?)
     }
 
@@ -378,20 +344,26 @@ impl Gpu {
     }
 
     fn wait(&self, pending: Pending) -> Result<Finished> {
-        self.noted(pending.wait(self))
+        self.timed(pending.wait(self))
     }
 
     async fn finished(&self, pending: Pending) -> Result<Finished> {
-        self.noted(pending.finished(self).await)
+        self.timed(pending.finished(self).await)
     }
 
-    fn noted(&self, finished: Result<Finished>) -> Result<Finished> {
-        match &finished {
-            Ok(finished) => lock(&self.times).clone_from(&finished.times),
-            // What failed may have left an invalid pipeline behind.
-            Err(_) => lock(&self.pipelines).clear(),
+    fn timed(&self, finished: Result<Finished>) -> Result<Finished> {
+        if let Ok(finished) = &finished {
+            lock(&self.times).clone_from(&finished.times);
         }
-        finished
+        self.noted(finished)
+    }
+
+    fn noted<T>(&self, done: Result<T>) -> Result<T> {
+        if done.is_err() {
+            // What failed may have left an invalid pipeline behind.
+            lock(&self.pipelines).clear();
+        }
+        done
     }
 
     fn check_alive(&self) -> Result<()> {

@@ -16,6 +16,8 @@ use std::ops::Range;
 pub enum Kernel {
     /// Range reduction.
     MinMax,
+    /// A batch's ranges into those that were observed.
+    Observe,
     /// Ranges to scales and zero points.
     Scale,
     /// Values to codes.
@@ -274,6 +276,8 @@ pub struct Params {
     pub has_zero_point: u32,
     /// 1 when the f16 cast saturates.
     pub saturate: u32,
+    /// The averaging constant's bits, or 0.
+    pub averaging: u32,
 }
 
 impl Params {
@@ -321,6 +325,7 @@ const SCALE: &str = include_str!("../../shaders/exact/scale.wgsl");
 const GRID: &str = include_str!("../../shaders/exact/loss.wgsl");
 const WIDEN: &str = include_str!("../../shaders/exact/widen.wgsl");
 const NARROW: &str = include_str!("../../shaders/exact/narrow.wgsl");
+const OBSERVE: &str = include_str!("../../shaders/exact/observe.wgsl");
 const PARAMS: &str = include_str!("../../shaders/params.wgsl");
 const UNIT: &str = include_str!("../../shaders/unit.wgsl");
 const TRAVERSE: &str = include_str!("../../shaders/traverse.wgsl");
@@ -339,6 +344,7 @@ impl Kernel {
     /// Every kernel.
     pub const ALL: &'static [Self] = &[
         Self::MinMax,
+        Self::Observe,
         Self::Scale,
         Self::Quantize,
         Self::QuantizeLoss,
@@ -356,6 +362,7 @@ impl Kernel {
     pub fn entry_point(self) -> &'static str {
         match self {
             Self::MinMax => "min_max",
+            Self::Observe => "observe",
             Self::Scale => "scale",
             Self::Quantize | Self::QuantizeLoss | Self::QuantizeOnce | Self::QuantizeOnceLoss => "quantize",
             Self::FakeQuantize | Self::FakeQuantizeOnce => "fake_quantize",
@@ -378,11 +385,11 @@ impl Kernel {
     }
 
     fn sees_codes(self) -> bool {
-        !matches!(self, Self::MinMax | Self::Scale)
+        !matches!(self, Self::MinMax | Self::Observe | Self::Scale)
     }
 
     fn sees_input(self) -> bool {
-        !matches!(self, Self::Scale | Self::Dequantize)
+        !matches!(self, Self::Observe | Self::Scale | Self::Dequantize)
     }
 
     /// Whether it quantizes in one pass.
@@ -409,6 +416,7 @@ impl Kernel {
     fn fragments(self) -> &'static [&'static str] {
         match self {
             Self::MinMax => &[COLUMNS, include_str!("../../shaders/min_max.wgsl")],
+            Self::Observe => &[OBSERVE, include_str!("../../shaders/observe.wgsl")],
             Self::Scale => &[UNIT, include_str!("../../shaders/scale.wgsl")],
             Self::Quantize => &[TALLY, TWICE, NO_LOSS, QUANTIZE],
             Self::QuantizeLoss => &[TALLY, TWICE, LOSS_SUMS, QUANTIZE],
@@ -468,13 +476,13 @@ pub fn shader_source(program: Program, workgroup: u32) -> String {
     }
     let mut fragments = vec![PARAMS, FLOAT];
     // A fragment that a kernel has no use for is left out, so that what is tested is what runs.
-    if kernel != Kernel::MinMax {
+    if !matches!(kernel, Kernel::MinMax | Kernel::Observe) {
         fragments.push(CODE);
     }
     if kernel == Kernel::Scale || kernel.is_once() {
         fragments.push(SCALE);
     }
-    if kernel != Kernel::Scale {
+    if !matches!(kernel, Kernel::Observe | Kernel::Scale) {
         fragments.push(TRAVERSE);
     }
     if kernel.sees_codes() {

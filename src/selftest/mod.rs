@@ -18,10 +18,11 @@ mod cases;
 use crate::cpu;
 use crate::device::DeviceInfo;
 use crate::error::{Error, Result};
-use crate::gpu::{Gpu, Kernel, has_short_runs};
-use crate::layout::RangeUnits;
+use crate::gpu::{Gpu, Kernel, Scales, has_short_runs};
+use crate::layout::{Granularity, RangeUnits};
 use crate::loss::Loss;
 use crate::quantized::{Counts, FakeQuantizeOutput, LossDetail, QuantizeOutput, Quantized, Spec};
+use crate::range::{ObservedRanges, Observer};
 use crate::scheme::Scheme;
 use crate::tensor::Tensor;
 use cases::Case;
@@ -146,6 +147,8 @@ trait Path {
     fn fake_quantize(&self, x: Tensor<'_>, spec: &Spec) -> Result<FakeQuantizeOutput>;
     fn dequantize(&self, q: &Quantized) -> Result<Vec<f32>>;
     fn loss(&self, x: Tensor<'_>, q: &Quantized, per_element: bool) -> Result<Loss>;
+    /// The ranges over all batches.
+    fn observe(&self, batches: &[Tensor<'_>], granularity: Granularity, observer: Observer) -> Result<ObservedRanges>;
     /// Whether it quantizes a tensor in one pass.
     fn is_once(&self, x: Tensor<'_>, spec: &Spec) -> bool;
 }
@@ -153,7 +156,7 @@ trait Path {
 impl Path for Gpu {
     fn quantize(&self, x: Tensor<'_>, spec: &Spec, given: Option<(&[f32], &[i32])>) -> Result<QuantizeOutput> {
         Ok(match given {
-            Some((scales, zero_points)) => self.quantize_with_scales(x, spec, scales, zero_points)?.value,
+            Some((scales, zero_points)) => self.quantize_with_scales(x, spec, Scales::Host(scales, zero_points))?.value,
             None => self.quantize(x, spec)?.value,
         })
     }
@@ -168,6 +171,15 @@ impl Path for Gpu {
 
     fn loss(&self, x: Tensor<'_>, q: &Quantized, per_element: bool) -> Result<Loss> {
         Ok(self.loss(x, q, per_element)?.value)
+    }
+
+    fn observe(&self, batches: &[Tensor<'_>], granularity: Granularity, observer: Observer) -> Result<ObservedRanges> {
+        let shape = batches.first().map_or(&[][..], |x| x.shape());
+        let mut ranges = self.range_accumulator(shape, granularity, observer)?;
+        for &x in batches {
+            self.observe(&mut ranges, x)?;
+        }
+        Ok(self.observed(&ranges)?.value)
     }
 
     fn is_once(&self, x: Tensor<'_>, spec: &Spec) -> bool {
@@ -196,6 +208,12 @@ impl Path for Reference {
 
     fn loss(&self, x: Tensor<'_>, q: &Quantized, per_element: bool) -> Result<Loss> {
         cpu::loss(x, q, per_element)
+    }
+
+    fn observe(&self, batches: &[Tensor<'_>], granularity: Granularity, observer: Observer) -> Result<ObservedRanges> {
+        let mut batches = batches.iter().map(|&x| cpu::observe(x, granularity));
+        let first = batches.next().unwrap_or_else(|| Ok(ObservedRanges::new(0)))?;
+        batches.try_fold(first, |seen, batch| cpu::merge_ranges(&seen, &batch?, observer))
     }
 
     fn is_once(&self, _: Tensor<'_>, _: &Spec) -> bool {
@@ -238,6 +256,10 @@ fn compare(
                 test.quantize(&case, Kernel::MinMax, LossDetail::PerElement)?;
             }
         }
+    }
+    // What is observed depends on no scheme.
+    if let Some(&scheme) = schemes.first() {
+        Test { path: whole, scheme, found: &mut found }.observe(&cases::ranges())?;
     }
     found.seconds = started.elapsed().as_secs_f64();
     Ok(found)
@@ -315,6 +337,24 @@ impl Test<'_> {
         let kernel = if once { Kernel::FakeQuantizeOnce } else { Kernel::FakeQuantize };
         let ours = self.path.fake_quantize(x, &spec)?;
         self.words(kernel, "values", &seen, &bits(&ours.values), &bits(&expected.values));
+        Ok(())
+    }
+
+    /// Observes the case and its range units in reverse order, so that every range meets another one.
+    fn observe(&mut self, case: &Case) -> Result<()> {
+        let reversed: Vec<f32> = case.x.iter().rev().copied().collect();
+        let batches = [Tensor::new(&case.x, &case.shape)?, Tensor::new(&reversed, &case.shape)?];
+        let seen = View { case, units: RangeUnits::new(&case.shape, case.granularity)?, scales: &[] };
+        let ends = |ranges: &ObservedRanges| {
+            let ends = ranges.ranges().into_iter().flat_map(|range| [range.lo.to_bits(), range.hi.to_bits()]);
+            ends.collect::<Vec<_>>()
+        };
+        for constant in [None, Some(0.01), Some(0.5), Some(1.0)] {
+            let observer = constant.map_or(Ok(Observer::MIN_MAX), Observer::moving_average)?;
+            let ours = self.path.observe(&batches, case.granularity, observer)?;
+            let expected = Reference.observe(&batches, case.granularity, observer)?;
+            self.words(Kernel::Observe, "ends of observed ranges", &seen, &ends(&ours), &ends(&expected));
+        }
         Ok(())
     }
 
@@ -511,6 +551,17 @@ mod tests {
             false
         }
 
+        fn observe(
+            &self,
+            batches: &[Tensor<'_>],
+            granularity: Granularity,
+            observer: Observer,
+        ) -> Result<ObservedRanges> {
+            // As if the last batch had been lost.
+            let left = if self.is_due("observe") { 1 } else { batches.len() };
+            Reference.observe(&batches[..left], granularity, observer)
+        }
+
         fn dequantize(&self, q: &Quantized) -> Result<Vec<f32>> {
             let mut values = Reference.dequantize(q)?;
             if self.is_due("value") {
@@ -548,11 +599,13 @@ mod tests {
             ("value", 0, Kernel::Dequantize, "values", 77),
             ("error", 0, Kernel::AbsErrorStore, "errors", 5),
             ("largest", 0, Kernel::AbsError, "largest errors", 3),
+            ("observe", 0, Kernel::Observe, "ends of observed ranges", 0),
         ] {
             let report = Faulty::run(fault, wait);
             let [difference] = &report.differences[..] else { panic!("{fault}: {report}") };
             assert_eq!((difference.kernel, difference.output, difference.index), (kernel, output, index), "{report}");
-            assert!(difference.found != difference.expected && difference.differing_words == 1, "{report}");
+            assert!(difference.found != difference.expected, "{report}");
+            assert!(difference.differing_words == 1 || fault == "observe", "{report}");
             assert!(!report.is_exact());
             let wrong: Vec<_> = report.rows.iter().filter(|row| row.differing_words > 0).collect();
             assert_eq!((wrong.len(), wrong[0].kernel, wrong[0].scheme), (1, kernel, Scheme::INT8_ABSMAX));

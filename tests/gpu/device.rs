@@ -2,7 +2,7 @@
 
 use crate::corpus::data;
 use crate::{Test, another, assert_same};
-use wgpu_quant::gpu::{Kernel, Select, Tuning};
+use wgpu_quant::gpu::{Kernel, Scales, Select, Tuning};
 use wgpu_quant::{Error, Gpu, Granularity, LossDetail, Scheme, Spec, Tensor, cpu, selftest, wgpu};
 
 pub(crate) const TESTS: &[Test] = &[
@@ -45,7 +45,7 @@ fn traffic(gpu: &Gpu) {
     for spec in [spec(), Spec::new(Scheme::INT8_MINMAX).per(Granularity::Channel(1)).loss(LossDetail::Summary)] {
         count(&|| drop(gpu.quantize(x, &spec).unwrap()));
     }
-    count(&|| drop(gpu.quantize_with_scales(x, &spec(), &[0.1], &[]).unwrap()));
+    count(&|| drop(gpu.quantize_with_scales(x, &spec(), Scales::Host(&[0.1], &[])).unwrap()));
     count(&|| drop(gpu.dequantize(&q).unwrap()));
     count(&|| drop(gpu.loss(x, &q, true).unwrap()));
 }
@@ -69,7 +69,11 @@ fn asynchronous(gpu: &Gpu) {
         assert_eq!(crate::bits(&values), crate::bits(&cpu::dequantize(&reference.tensor).unwrap()));
         assert_eq!(gpu.loss_async(x, &reference.tensor, true).await.unwrap().value, reference.loss.clone().unwrap());
         let scales = reference.tensor.scales();
-        assert_same("async", &gpu.quantize_with_scales_async(x, &spec, scales, &[]).await.unwrap(), &reference);
+        assert_same(
+            "async",
+            &gpu.quantize_with_scales_async(x, &spec, Scales::Host(scales, &[])).await.unwrap(),
+            &reference,
+        );
     });
 }
 
@@ -128,10 +132,8 @@ fn lost(gpu: &Gpu) {
     gpu.device().destroy();
     for _ in 0..2 {
         let error = gpu.quantize(x, &spec()).err().unwrap();
-        assert!(matches!(error, Error::DeviceLost { .. } | Error::Gpu { .. }), "{error:?}");
+        assert!(matches!(error, Error::DeviceLost { .. }), "{error:?}");
     }
-    let _ = gpu.device().poll(wgpu::PollType::Poll);
-    assert!(matches!(gpu.quantize(x, &spec()).err().unwrap(), Error::DeviceLost { .. }));
 }
 
 fn borrowed_lost(gpu: &Gpu) {
@@ -252,7 +254,7 @@ fn bad_input(gpu: &Gpu) {
     let absent = spec().per(Granularity::Channel(2));
     same(gpu.quantize(wide, &absent).err(), cpu::quantize(wide, &absent).err(), "axis 2");
     for (scales, holds) in [(&[1.0, 2.0][..], "2 elements, expected 1"), (&[0.0], "scale 0"), (&[f32::NAN], "NaN")] {
-        let ours = gpu.quantize_with_scales(wide, &spec(), scales, &[]).err();
+        let ours = gpu.quantize_with_scales(wide, &spec(), Scales::Host(scales, &[])).err();
         same(ours, cpu::quantize_with_scales(wide, &spec(), scales, &[]).err(), holds);
     }
     let q = cpu::quantize(wide, &spec()).unwrap().tensor;

@@ -2,7 +2,7 @@
 
 use crate::corpus::{KINDS, Rng, SCALES, data, halfway_neighbours};
 use crate::{Cases, Test, another, assert_same, assert_same_values, bits, check, check_tensor};
-use wgpu_quant::gpu::Kernel;
+use wgpu_quant::gpu::{Kernel, Scales};
 use wgpu_quant::{ElemType, Gpu, Granularity, LossDetail, Quantized, Scheme, Spec, Tensor, code_bytes, cpu};
 
 pub(crate) const TESTS: &[Test] = &[
@@ -230,12 +230,16 @@ fn given(gpu: &Gpu) {
             let scales: Vec<f32> = (0..units).map(|unit| 0.003 * (unit % 97 + 1) as f32).collect();
             let zero_points = zero_points(scheme, units);
             let reference = cpu::quantize_with_scales(x, &spec, &scales, &zero_points).unwrap();
-            assert_same(&case, &gpu.quantize_with_scales(x, &spec, &scales, &zero_points).unwrap(), &reference);
+            assert_same(
+                &case,
+                &gpu.quantize_with_scales(x, &spec, Scales::Host(&scales, &zero_points)).unwrap(),
+                &reference,
+            );
             let on_device = buffer(gpu, bytemuck::cast_slice(&scales));
             let zero = scheme.has_zero_point().then(|| buffer(gpu, bytemuck::cast_slice(&zero_points)));
-            let ours = gpu.quantize_with_buffers(x, &spec, &on_device, zero.as_ref()).unwrap();
+            let ours = gpu.quantize_with_scales(x, &spec, Scales::Device(&on_device, zero.as_ref())).unwrap();
             assert_same(&case, &ours, &reference);
-            let ours = gpu.fake_quantize_with_scales(x, &spec, &scales, &zero_points).unwrap();
+            let ours = gpu.fake_quantize_with_scales(x, &spec, Scales::Host(&scales, &zero_points)).unwrap();
             assert_eq!(*ours, cpu::fake_quantize_with_scales(x, &spec, &scales, &zero_points).unwrap(), "{case}");
         }
     }
@@ -252,13 +256,19 @@ fn given(gpu: &Gpu) {
         (1.0, i32::MIN, "zero point -2147483648"),
     ] {
         let (scales, zero) = (buffer(gpu, &scale.to_ne_bytes()), buffer(gpu, &zero_point.to_ne_bytes()));
-        let error = gpu.quantize_with_buffers(x, &spec, &scales, Some(&zero)).err().unwrap().to_string();
+        let error = gpu.quantize_with_scales(x, &spec, Scales::Device(&scales, Some(&zero))).err().unwrap().to_string();
         assert!(error.contains(holds), "{error}");
     }
     let scales = buffer(gpu, &1f32.to_ne_bytes());
-    assert!(gpu.quantize_with_buffers(x, &spec, &scales, None).err().unwrap().to_string().contains("zero points"));
+    assert!(
+        gpu.quantize_with_scales(x, &spec, Scales::Device(&scales, None))
+            .err()
+            .unwrap()
+            .to_string()
+            .contains("zero points")
+    );
     let rows = Spec::new(Scheme::INT8_ABSMAX).per(Granularity::Channel(0));
-    let error = gpu.quantize_with_buffers(x, &rows, &scales, None).err().unwrap().to_string();
+    let error = gpu.quantize_with_scales(x, &rows, Scales::Device(&scales, None)).err().unwrap().to_string();
     assert!(error.contains("scales holds 1 elements, expected 2"), "{error}");
 }
 
@@ -404,7 +414,7 @@ fn halfway(gpu: &Gpu) {
                 if !cases.take() {
                     continue;
                 }
-                let ours = gpu.quantize_with_scales(x, &spec, &scales, &zero).unwrap();
+                let ours = gpu.quantize_with_scales(x, &spec, Scales::Host(&scales, &zero)).unwrap();
                 let reference = cpu::quantize_with_scales(x, &spec, &scales, &zero).unwrap();
                 assert_same(&format!("scale {s:e} {scheme} zero point {zero:?}"), &ours, &reference);
             }
@@ -429,7 +439,7 @@ fn random_scales(gpu: &Gpu) {
         for &scheme in Scheme::ALL.iter().filter(|scheme| !scheme.is_cast()) {
             let spec = Spec::new(scheme).per(Granularity::Channel(0)).loss(LossDetail::PerElement);
             let (scales, zero) = of_scheme(scheme, &scales);
-            let ours = gpu.quantize_with_scales(x, &spec, &scales, &zero).unwrap();
+            let ours = gpu.quantize_with_scales(x, &spec, Scales::Host(&scales, &zero)).unwrap();
             let case = format!("{kind} {scheme}");
             assert_same(&case, &ours, &cpu::quantize_with_scales(x, &spec, &scales, &zero).unwrap());
         }

@@ -1,12 +1,11 @@
 //! All 2^32 values of x. Ignored by default: `cargo test --release --test gpu -- --ignored` (minutes a scale).
 
 use crate::{Test, assert_all_equal};
+use wgpu_quant::gpu::Scales;
 use wgpu_quant::{Gpu, Scheme, Spec, Tensor, cpu};
 
-pub(crate) const TESTS: &[Test] = &[
-    ("all_2_to_the_32_values_agree_for_six_scales", all_values),
-    ("all_2_to_the_32_values_agree_under_casts", casts),
-];
+pub(crate) const TESTS: &[Test] =
+    &[("all_2_to_the_32_values_agree_for_six_scales", all_values), ("all_2_to_the_32_values_agree_under_casts", casts)];
 
 /// A common scale, the ends of the significand, the least scale, one of the worked example, and a huge one.
 const SCALES: [u32; 6] = [0x3c23_d70a, 0x3f7f_ffff, 0x3f80_0001, 0x0000_0003, 0x3da0_a0a1, 0x7dfc_cc44];
@@ -21,7 +20,7 @@ fn check_all(gpu: &Gpu, case: &str, spec: &Spec, scales: &[f32], zero_points: &[
             *v = f32::from_bits(bits);
         }
         let x = Tensor::new(&x, &[CHUNK as usize]).unwrap();
-        let ours = gpu.quantize_with_scales(x, spec, scales, zero_points).unwrap();
+        let ours = gpu.quantize_with_scales(x, spec, Scales::Host(scales, zero_points)).unwrap();
         let reference = cpu::quantize_with_scales(x, spec, scales, zero_points).unwrap();
         let case = format!("{case}, values from {:#010x}", chunk * CHUNK);
         assert_all_equal("codes", &case, ours.tensor.codes(), reference.tensor.codes());

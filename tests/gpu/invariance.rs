@@ -2,7 +2,7 @@
 
 use crate::corpus::data;
 use crate::{Cases, Test, another, assert_same, assert_same_values};
-use wgpu_quant::gpu::Tuning;
+use wgpu_quant::gpu::{Scales, Tuning};
 use wgpu_quant::{Gpu, Granularity, LossDetail, Scheme, Spec, Tensor, cpu};
 
 pub(crate) const TESTS: &[Test] = &[
@@ -62,7 +62,7 @@ fn agree(cases: &mut Cases<'_>, tuning: Tuning, shapes: &Shapes, schemes: &[(&st
             let scales: Vec<f32> =
                 (0..reference.tensor.scales().len()).map(|unit| 0.01 * (unit % 97 + 1) as f32).collect();
             let zero_points = reference.tensor.zero_points();
-            let given = gpu.quantize_with_scales(x, &spec, &scales, zero_points).unwrap();
+            let given = gpu.quantize_with_scales(x, &spec, Scales::Host(&scales, zero_points)).unwrap();
             assert_same(&case, &given, &cpu::quantize_with_scales(x, &spec, &scales, zero_points).unwrap());
             let fake = gpu.fake_quantize(x, &spec).unwrap();
             assert_eq!(fake.value, cpu::fake_quantize(x, &spec).unwrap(), "{case}: fake");

@@ -13,6 +13,7 @@ mod device;
 mod equality;
 mod exhaustive;
 mod invariance;
+mod observe;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -68,6 +69,7 @@ impl Subject {
         let groups = [
             (equality::TESTS, false),
             (invariance::TESTS, false),
+            (observe::TESTS, false),
             (device::TESTS, false),
             (device::SOFTWARE_VULKAN_TESTS, !software_vulkan),
             (exhaustive::TESTS, true),

@@ -61,7 +61,7 @@ fn the_integer_twins_have_the_same_functions() {
         names.sort();
         names
     };
-    for stem in ["float", "code", "scale", "loss", "narrow", "widen"] {
+    for stem in ["float", "code", "scale", "loss", "narrow", "observe", "widen"] {
         let ours = names("shaders/exact", &format!("{stem}.wgsl"));
         assert!(ours.len() >= 2, "{stem}: {ours:?}");
         assert_eq!(ours, names("src/exact", &format!("{stem}.rs")), "{stem}");
@@ -98,6 +98,7 @@ fn the_uniform_and_the_recipe_are_laid_out_as_in_rust() {
         ("sign_bit", offset_of!(Params, sign_bit)),
         ("has_zero_point", offset_of!(Params, has_zero_point)),
         ("saturate", offset_of!(Params, saturate)),
+        ("averaging", offset_of!(Params, averaging)),
     ];
     for_each_shader(|label, _, _, module, _| {
         let of = |name: &str| module.types.iter().find(|(_, ty)| ty.name.as_deref() == Some(name));
