@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Do the tests have teeth? Plants small faults, one at a time, and reports which tests caught each.
 
-    scripts/mutants.py                     every fault; a quarter of an hour on two cores
+    scripts/mutants.py                     every fault; some four hours on two cores
     scripts/mutants.py --only add search   the faults whose name holds one of these words
     scripts/mutants.py --check             only whether each fault still fits the source
     scripts/mutants.py --output FILE       also write the table, as Markdown
@@ -31,6 +31,7 @@ GPU = ["--test", "gpu", "--"] + [word for name in SKIPPED for word in ("--skip",
 # By what a fault can reach. Each list of arguments is one run of `cargo test`.
 SUITES = {
     "shader": [["--test", "shaders"], GPU],
+    "device": [["--lib"], GPU],
     "host": [["--lib"], ["--test", "cpu_matches_oracle"], ["--test", "float_env"], GPU],
 }
 # Seconds after which a run counts as failed: a fault can make a loop endless.
@@ -38,7 +39,18 @@ LIMIT = 600
 
 FLOAT = "shaders/exact/float.wgsl"
 CODE = "shaders/exact/code.wgsl"
+SCALE = "shaders/exact/scale.wgsl"
 LOSS = "shaders/exact/loss.wgsl"
+NARROW = "shaders/exact/narrow.wgsl"
+WIDEN = "shaders/exact/widen.wgsl"
+INT = "shaders/codec/int.wgsl"
+ONCE = "shaders/once.wgsl"
+TRAVERSE = "shaders/traverse.wgsl"
+COLUMNS = "shaders/columns.wgsl"
+SUMS = "shaders/loss_sums.wgsl"
+CALL = "src/gpu/call.rs"
+CODER = "src/cpu/code.rs"
+LAYOUT = "src/layout.rs"
 
 # (name, file, text, replacement)
 FAULTS = [
@@ -52,9 +64,11 @@ FAULTS = [
     ("add: alignment stops early", FLOAT, "min(ex - ey, 27u)", "min(ex - ey, 24u)"),
     ("add: operands not swapped", FLOAT, "let swap = (b & MAGNITUDE) > (a & MAGNITUDE);", "let swap = false;"),
     ("mul_hi: dropped carry", FLOAT, "return ah * bh + (mid >> 16u) + (mid2 >> 16u);", "return ah * bh + (mid >> 16u);"),
+    ("mul_int: lost sticky bit", FLOAT, "m | select(0u, 1u, lost != 0u), y.e", "m, y.e"),
     ("div: lost sticky bit", FLOAT, "(q << 1u) | select(0u, 1u, r != 0u)", "(q << 1u)"),
     ("div: one step short", FLOAT, "i < 27u", "i < 26u"),
     ("parts: subnormal exponent off by one", FLOAT, "-149 - bitcast<i32>(up)", "-150 - bitcast<i32>(up)"),
+    ("to_int: small values round up", FLOAT, "clamp(-x.e, 1, 25)", "clamp(-x.e, 1, 24)"),
     ("hi_key: infinities count as values", FLOAT, "return ordered + HIDDEN;", "return ordered;"),
     ("from_hi_key: -0 stays", FLOAT, "let ordered = key - HIDDEN;\n    let b = select(~ordered, ordered ^ SIGN, (ordered & SIGN) != 0u);\n    return select(b, 0u, b == SIGN);", "let ordered = key - HIDDEN;\n    let b = select(~ordered, ordered ^ SIGN, (ordered & SIGN) != 0u);\n    return b;"),
     # Codes.
@@ -71,55 +85,104 @@ FAULTS = [
     ("search: one window for both signs", CODE, "select(r.window_p, r.window_n, neg)", "r.window_p"),
     ("encode: NaN saturates", CODE, "select(select(full, cap, a == INF), 0u, a > INF)", "select(full, cap, a >= INF)"),
     ("recipe: search beyond its proof", CODE, "s >= (2u << 23u) && s", "s >= (1u << 23u) && s"),
+    ("recipe: search of 16-bit codes", CODE, "let narrow = cap_p - 1u < 128u && cap_n - 1u < 128u;", "let narrow = cap_p - 1u < 32768u && cap_n - 1u < 32768u;"),
+    ("recipe: steps counted from 0", CODE, "bitcast<u32>(qmax) - bitcast<u32>(z)", "bitcast<u32>(qmax)"),
     ("threshold: not above", CODE, "return min((bitcast<u32>(biased) << 23u) + q + 1u, INF);", "return min((bitcast<u32>(biased) << 23u) + q, INF);"),
     ("threshold: parity of the code", CODE, "(k & 1u) == 1u);\n    let hi", "(k & 1u) == 0u);\n    let hi"),
     ("is_clipped: infinity counts", CODE, "(b >> 31u) == 1u) && a < INF;", "(b >> 31u) == 1u);"),
-    ("scale_of: a constant unit is not special", CODE, "if (MINMAX && lo != hi) {", "if (MINMAX) {"),
-    ("scale_of: zero stays", CODE, "return select(s, 0x3f800000u, s == 0u);", "return s;"),
-    ("scale_of: overflow takes the wrong sign", CODE, "div(lo ^ SIGN, from_int(DIVISOR))", "div(lo, from_int(DIVISOR))"),
     ("abs_error_of: infinite x is always NaN", CODE, "(ax == INF && x == out)", "(ax == INF)"),
-    ("code_at: no sign", "shaders/pack.wgsl", "return bitcast<i32>(word << (24u - 8u * c)) >> 24u;", "return bitcast<i32>((word << (24u - 8u * c)) >> 24u);"),
+    # Scales and zero points.
+    ("scale_of: a constant unit is not special", SCALE, "r.kind == KIND_MINMAX && lo != hi", "r.kind == KIND_MINMAX"),
+    ("scale_of: zero stays", SCALE, "return select(s, r.zero_scale, s == 0u);", "return s;"),
+    ("scale_of: every scheme's zero scale is 1", SCALE, "select(s, r.zero_scale, s == 0u)", "select(s, 0x3f800000u, s == 0u)"),
+    ("width_scale: overflow takes the wrong sign", SCALE, "div(lo ^ SIGN, divisor)", "div(lo, divisor)"),
+    ("up_to_zero: the least value as it is", SCALE, "return select(0u, lo, (lo >> 31u) == 1u);", "return lo;"),
+    ("down_to_zero: the largest value as it is", SCALE, "return select(hi, 0u, (hi >> 31u) == 1u);", "return hi;"),
+    ("zero_point_of: minmax has one too", SCALE, "if (r.kind != KIND_AFFINE) { return 0; }", "if (r.kind == KIND_ABSMAX) { return 0; }"),
+    ("zero_point_of: beyond the codes", SCALE, "min(max(z, r.qmin), r.qmax)", "max(z, r.qmin)"),
+    ("cast_scale: tiny values have the scale of zeros", SCALE, "return select(s, 1u, s == 0u);", "return s;"),
+    ("reach: the reach of one side", "shaders/unit.wgsl", "let d = sub(end_n, lo);", "let d = sub(end_n, end_n);"),
+    ("scale: a dispatch of one dimension", "shaders/scale.wgsl", "(group.x + group.y * groups.x) * WORKGROUP", "group.x * WORKGROUP"),
+    # Other float types, as input and as codes.
+    ("from_f64: lost sticky bit", WIDEN, "| (rest >> 22u) | sticky", "| (rest >> 22u)"),
+    ("from_f64: a NaN of low bits is infinity", WIDEN, "(top | rest) == 0u", "top == 0u"),
+    ("to_bf16: ties go up", NARROW, "(b + 0x7fffu + ((b >> 16u) & 1u))", "(b + 0x8000u)"),
+    ("to_f16: tiny values round up", NARROW, "clamp(14 - exponent, 14, 26)", "clamp(14 - exponent, 14, 24)"),
+    ("to_f16: saturates to infinity", NARROW, "min(h, 0x7bffu)", "min(h, 0x7c00u)"),
+    ("cast clips: not where it saturates", "shaders/codec/cast.wgsl", "(to_f16(b, false) & 0x7fffu)", "(to_f16(b, params.saturate == 1u) & 0x7fffu)"),
+    ("input f16: the other half of a word", "shaders/input/f16.wgsl", ">> (16u * (i % 2u))", ">> (16u * ((i + 1u) % 2u))"),
+    ("input f64: the high word of the wrong element", "shaders/input/f64.wgsl", "select(w.y, w.w, second)", "w.y"),
+    # Codes in words.
+    ("int field_of: negative codes not cut to their bits", INT, "(bitcast<u32>(encode(b, r)) + bitcast<u32>(r.z)) & FIELD", "(bitcast<u32>(encode(b, r)) + bitcast<u32>(r.z))"),
+    ("int pad_of: rows filled up with 0", INT, "{ return bitcast<u32>(r.z) & FIELD; }", "{ return 0u; }"),
+    ("int steps: no sign", INT, "(field ^ params.sign_bit) - params.sign_bit", "field"),
+    ("shift_of: four codes to every word", "shaders/pack.wgsl", "CODE_BITS * (i % (32u / CODE_BITS))", "CODE_BITS * (i % 4u)"),
+    ("quantize store: a last half word is lost", "shaders/quantize.wgsl", "} else if (i - 4u < params.elems) {", "} else if (i < params.elems) {"),
+    ("quantize store: a third 16-bit code is lost", "shaders/quantize.wgsl", "if (i + 2u < params.elems)", "if (i + 3u < params.elems)"),
+    ("fake_quantize: an incomplete vector is lost", "shaders/fake_quantize.wgsl", "if (4u * v < params.elems)", "if (4u * v + 3u < params.elems)"),
+    ("count: infinity counted as NaN", "shaders/tally.wgsl", "select(0u, 1u, a > INF)", "select(0u, 1u, a >= INF)"),
     # Ranges, traversal, workgroups.
-    ("min_max: infinity counted as NaN", "shaders/min_max.wgsl", "(b & MAGNITUDE) > INF", "(b & MAGNITUDE) >= INF"),
     ("min_max: no barrier before the tile", "shaders/min_max.wgsl", "atomicStore(&slots[i], 0u); }\n    workgroupBarrier();", "atomicStore(&slots[i], 0u); }"),
-    ("min_max: no barrier after the tile", "shaders/min_max.wgsl", "rows(tile, lane);\n    flush_tally();\n    workgroupBarrier();", "rows(tile, lane);\n    flush_tally();"),
+    ("min_max: no barrier after the tile", "shaders/min_max.wgsl", "rows(tile, lane);\n    workgroupBarrier();", "rows(tile, lane);"),
     ("quantize: no barrier after the tile", "shaders/quantize.wgsl", "flush_tally();\n    workgroupBarrier();", "flush_tally();"),
     ("abs_error: no barrier after the tile", "shaders/abs_error.wgsl", "rows(tile, lane);\n    workgroupBarrier();", "rows(tile, lane);"),
     ("loss: no barrier before the tile", "shaders/loss.wgsl", "clear_loss(lane);\n    workgroupBarrier();", "clear_loss(lane);"),
-    ("around: a divisor that does not show to be no zero", "shaders/traverse.wgsl", "n % max(params.units, 1u)", "n % params.units"),
-    ("columns: unguarded tail", "shaders/columns.wgsl", "if (i >= params.elems) { break; }", ""),
-    ("rows: unguarded tail", "shaders/traverse.wgsl", "    if (i >= params.elems) { return; }\n    row_left -= 1u;", "    row_left -= 1u;"),
-    ("rows: a run may end inside a vector", "shaders/traverse.wgsl", "if (row_left >= 4u && i", "if (row_left >= 3u && i"),
-    ("rows: a whole tile may reach beyond the chunk", "shaders/traverse.wgsl", "first.left >= TILE_ELEMS && start + TILE_ELEMS <= params.elems;", "first.left >= TILE_ELEMS;"),
-    ("place: the unit before", "shaders/traverse.wgsl", "(params.first_unit + 1u + r)", "(params.first_unit + r)"),
+    ("once: no barrier before the ranges", ONCE, "    workgroupBarrier();\n    once_unit = 0u;", "    once_unit = 0u;"),
+    ("once: a unit begins one element late", ONCE, "var left = length - (first - unit * length);", "var left = length - (first - unit * length) + 1u;"),
+    ("once: a chunk's units counted from 0", ONCE, "tile_unit = params.first_unit + start / length;", "tile_unit = start / length;"),
+    ("once: the loss does not know what clips", ONCE, "know_largest(i, reach(lo, hi, r));", "know_largest(i, 0u);"),
+    ("around: a divisor that does not show to be no zero", TRAVERSE, "n % max(params.units, 1u)", "n % params.units"),
+    ("rows: a slot for each whole run only", TRAVERSE, "TILE_ELEMS / MIN_RUN * 2u + 3u", "TILE_ELEMS / MIN_RUN + 3u"),
+    ("rows: a tile of several runs as one", TRAVERSE, "dense && first.left >= tile_span() && start", "dense && start"),
+    ("several: unguarded tail", TRAVERSE, "        if (i + c >= params.elems) { break; }\n", ""),
+    ("several: a run may end inside a vector", TRAVERSE, "let together = row_left >= 4u", "let together = row_left >= 3u"),
+    ("place: the unit before", TRAVERSE, "run = 1u + r;", "run = r;"),
+    ("place: what fills up a row is an element", TRAVERSE, "column, column < params.row_elems);", "column, true);"),
+    ("place: a chunk begins where its first byte does", TRAVERSE, "Place(unit, run, left, params.first_at + i", "Place(unit, run, left, i"),
+    ("place_in_row: the first row has no groups", TRAVERSE, "let run = params.first_row_runs + row", "let run = row"),
+    ("columns: unguarded tail", COLUMNS, "if (i >= params.elems) { break; }", ""),
+    ("run_by_run: a chunk begins with a whole run", COLUMNS, "params.first_left + (thread - 1u) * params.run", "thread * params.run"),
     ("tally: workgroups overwrite each other", "shaders/tally.wgsl", "atomicAdd(&counters[params.counters + lane], sum)", "atomicMax(&counters[params.counters + lane], sum)"),
     # Loss.
     ("grid_exp: a clipped unit's grid twice as fine", LOSS, "parts(largest).e - 5", "parts(largest).e - 6"),
-    ("to_grid: shifts one less", LOSS, "clamp(-up, 1, 25)", "clamp(-up, 1, 24)"),
-    ("loss_sums: dropped carry", "shaders/loss_sums.wgsl", "return select(0u, 1u, old + sum < old);", "return 0u;"),
-    ("loss_sums: negative sums not extended", "shaders/loss_sums.wgsl", "bitcast<u32>(bitcast<i32>(top) >> 31u)", "0u"),
-    ("loss_sums: slots raise the maximum too little", "shaders/loss_sums.wgsl", "atomicMax(&losses[to + MAX_AT], largest)", "atomicMax(&losses[to + MAX_AT], largest - 1u)"),
+    ("to_grid: shifts one less", LOSS, "let right = shift_right_rne(x.m, bitcast<u32>(clamp(-up, 1, 25)));", "let right = shift_right_rne(x.m, bitcast<u32>(clamp(-up, 1, 24)));"),
+    ("loss_sums: dropped carry", SUMS, "return select(0u, 1u, old + sum < old);", "return 0u;"),
+    ("loss_sums: negative sums not extended", SUMS, "bitcast<u32>(bitcast<i32>(top) >> 31u)", "0u"),
+    ("loss_sums: slots raise the maximum too little", SUMS, "atomicMax(&losses[to + MAX_AT], largest)", "atomicMax(&losses[to + MAX_AT], largest - 1u)"),
     ("abs_error: infinite values count", "shaders/abs_error.wgsl", "if (is_finite(b) && is_finite(out))", "if (is_finite(b))"),
-    ("scale: the reach of one side", "shaders/scale.wgsl", "let d = sub(end_n, lo);", "let d = sub(end_n, end_n);"),
-    # The CPU path, and what the host adds to the GPU path.
-    ("cpu quantize: multiplies by the reciprocal", "src/cpu/quantize.rs", "let y = v / s;", "let y = v * (1.0 / s);"),
-    ("cpu quantize: ties away from zero", "src/cpu/quantize.rs", "let whole = (near + WHOLE) - WHOLE;", "let whole = near.round();"),
-    ("cpu quantize: infinity counts as clipped", "src/cpu/quantize.rs", "u32::from(finite & ((whole < qmin) | (whole > qmax)))", "u32::from((whole < qmin) | (whole > qmax))"),
-    ("cpu quantize: NaN saturates", "src/cpu/quantize.rs", "if v.is_nan() { 0.0 }", "if v.is_nan() { qmax }"),
-    ("cpu quantize: symmetric clamp", "src/cpu/quantize.rs", "whole.clamp(qmin, qmax)", "whole.clamp(-qmax, qmax)"),
-    ("cpu scale: zero stays", "src/cpu/scale.rs", "if s == 0.0 { 1.0 } else { s }", "s"),
-    ("cpu scale: a constant unit is not special", "src/cpu/scale.rs", "Mapping::MinMax if lo != hi => {", "Mapping::MinMax if lo != hi || hi != 0.0 => {"),
+    # The CPU path, and the integer twins.
+    ("cpu code: multiplies by the reciprocal", CODER, "let y = v / s;", "let y = v * (1.0 / s);"),
+    ("cpu code: ties away from zero", CODER, "let whole = (near + WHOLE) - WHOLE;", "let whole = near.round();"),
+    ("cpu code: saturates before the last 16-bit code", CODER, "y.clamp(-65536.0, 65536.0)", "y.clamp(-32768.0, 32768.0)"),
+    ("cpu code: infinity counts as clipped", CODER, "u32::from(finite & ((whole < least) | (whole > most)))", "u32::from((whole < least) | (whole > most))"),
+    ("cpu code: NaN saturates", CODER, "if v.is_nan() { 0.0 }", "if v.is_nan() { most }"),
+    ("cpu code: symmetric clamp", CODER, "whole.clamp(least, most)", "whole.clamp(-most, most)"),
+    ("cpu code: exact codes without their zero point", CODER, "&recipe) + self.z)", "&recipe))"),
+    ("cpu decode: flushes subnormals", CODER, "*x = c as f32 * self.s)", "*x = Some(c as f32 * self.s).filter(|v| !v.is_subnormal()).unwrap_or(0.0))"),
+    ("cpu scale: zero stays", "src/cpu/scale.rs", "if s == 0.0 { scheme.zero_scale() } else { s }", "s"),
+    ("cpu scale: a constant unit is not special", "src/cpu/scale.rs", "Mapping::MinMax if lo != hi =>", "Mapping::MinMax if lo != hi || hi != 0.0 =>"),
     ("cpu scale: overflow rounds once less", "src/cpu/scale.rs", "hi / divisor + -lo / divisor", "(hi / 2.0 - lo / 2.0) / divisor * 2.0"),
+    ("cpu zero_point: ties away from zero", "src/cpu/scale.rs", ".round_ties_even().clamp", ".round().clamp"),
     ("cpu min_max: infinities in the range", "src/cpu/min_max.rs", "if finite & (v > hi[i])", "if v > hi[i]"),
     ("cpu min_max: unvisited tail", "src/cpu/min_max.rs", "    step(rest);\n", "    step(&rest[..0]);\n"),
-    ("cpu dequantize: flushes subnormals", "src/cpu/dequantize.rs", "f32::from(code) * s }", "Some(f32::from(code) * s).filter(|v| !v.is_subnormal()).unwrap_or(0.0) }"),
+    ("cpu nibbles: a row filled up by its first group", "src/cpu/quantize.rs", "unit_of(elem_of(at + own.len().div_ceil(2)) - 1)", "unit_of(elem_of(at))"),
+    ("cpu fake_quantize: zero point not subtracted", "src/cpu/fake_quantize.rs", "|code| code - coder.z", "|code| code"),
     ("twin add: lost sticky bit", "src/exact/float.rs", "(my >> d) | u32::from(lost != 0)", "my >> d"),
     ("twin search: tie direction of odd codes", "src/exact/code.rs", "theta ^ odd", "theta"),
+    ("twin from_f64: a NaN of low bits is infinity", "src/exact/widen.rs", "(top | rest) == 0", "top == 0"),
+    # What both paths share, and what the host adds to the GPU path.
+    ("scheme: half-range divides as absmax", "src/scheme.rs", "Mapping::HalfRange => steps / 2.0,", "Mapping::HalfRange => self.qmax() as f32,"),
+    ("quantized: nibbles of odd rows", "src/quantized.rs", "(4 * (i % row % 2))", "(4 * (i % 2))"),
+    ("tensor: rows read as if they were dense", "src/tensor.rs", "(row * self.row_pitch_elems + column)", "(row * self.row_elems + column)"),
     ("sums: cross term with the wrong sign", "src/loss.rs", "cross.wrapping_mul(-times)", "cross.wrapping_mul(times)"),
-    ("host: cross sum without its sign", "src/gpu/call.rs", "(cross << 32).cast_signed() >> 32", "cross.cast_signed()"),
+    ("layout: chunks forget where their run began", LAYOUT, "units.run_end(elem) - elem", "units.inner_elems"),
+    ("layout: slabs of 4-bit codes end inside a byte", LAYOUT, "if self.align > 1 { (most & !7).max(8) } else { most }", "most"),
+    ("host: cross sum without its sign", CALL, "(cross << 32).cast_signed() >> 32", "cross.cast_signed()"),
     ("host: last bytes not uploaded", "src/gpu/job.rs", "last[..bytes.len() - whole].copy_from_slice(&bytes[whole..]);", ""),
-    ("host: chunks forget where their run began", "src/layout.rs", "self.inner_elems - start % self.inner_elems", "self.inner_elems"),
-    ("host: scales of the first slab for all", "src/gpu/call.rs", "&scales[range.clone()]", "&scales[..range.len()]"),
+    ("host: scales of the first slab for all", CALL, "&scales[range.clone()]", "&scales[..range.len()]"),
+    ("host: tiles of one pass end inside a word", CALL, "8 >> inner_elems.trailing_zeros().min(3)", "4 >> inner_elems.trailing_zeros().min(2)"),
+    ("host: groups of short rows as columns", CALL, "_ if units.outer == 1 => elems,", "_ if units.outer == 1 => u64::from(params.row_slots),"),
+    ("host: rows far apart, cut inside a row", CALL, "(row * x.row_pitch_elems() + column) * size", "row * x.row_pitch_elems() * size"),
 ]
 
 # Faults that change no result that a caller can see, and why.
@@ -194,7 +257,7 @@ def main():
         target = TREE / file
         original = target.read_text()
         target.write_text(texts[name])
-        kind = "shader" if file.endswith(".wgsl") else "host"
+        kind = "shader" if file.endswith(".wgsl") else "device" if file.startswith("src/gpu/") else "host"
         caught = [failed for arguments in SUITES[kind] for failed in run(arguments)[0]]
         target.write_text(original)
         if any("parses_and_validates" in failed for failed in caught):
