@@ -93,7 +93,7 @@ fn typed(dtype: impl fmt::Display, shape: &[usize]) -> String {
 
 fn wrong_digest(said: Option<Digest>, found: Digest) -> Option<String> {
     let said = said.filter(|&said| said != found)?;
-    Some(format!("the metadata's digest is {said}, that of the codes and scales {found}"))
+    Some(format!("the metadata's digest is {said}, that of the quantized tensors {found}"))
 }
 
 fn wrong_copy(before: &TensorView<'_>, after: &TensorView<'_>) -> Option<String> {
@@ -300,7 +300,7 @@ impl Verification {
         let (verdict, code) = if other > 0 {
             (format!("differs on {}, {same}", count(other, "device")), Code::Difference)
         } else if file_difference.is_some() {
-            (format!("the file differs, codes and scales are {same}"), Code::Difference)
+            (format!("the file differs, its quantized tensors are {same}"), Code::Difference)
         } else if failed > 0 {
             (format!("failed on {}, {same}", count(failed, "device")), Code::Failed)
         } else {

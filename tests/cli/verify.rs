@@ -201,7 +201,7 @@ fn a_changed_copy_is_found_with_its_byte() {
     flip(&folder, "q.safetensors", "bad.safetensors", "fc1.bias", 2);
     let lines = [
         "difference in the file: tensor \"fc1.bias\": byte 2 of the copy is 0x01, of the original 0x00\n",
-        "\nthe file differs, codes and scales are bit-identical on 1 device\n",
+        "\nthe file differs, its quantized tensors are bit-identical on 1 device\n",
     ];
     let result = expect_difference(&folder, "m.safetensors bad.safetensors", &lines);
     assert_eq!(result["devices"][0]["status"], "bit-identical");
@@ -221,14 +221,14 @@ fn a_wrong_stored_digest_is_found_and_hinders_no_other_command() {
         description["tensors"]["fc1.weight"]["digest"] = json!(wrong);
     });
     let digest = good["tensors"]["fc1.weight"]["digest"].as_str().unwrap();
-    let what = format!("the metadata's digest is {wrong}, that of the codes and scales {digest}\n");
+    let what = format!("the metadata's digest is {wrong}, that of the quantized tensors {digest}\n");
     let line = format!("difference in the file: tensor \"fc1.weight\": {what}");
     expect_difference(&folder, "m.safetensors tensor.safetensors", &[&line]);
 
     rewrite(&folder, "q.safetensors", "file.safetensors", |_, description| description["digest"] = json!(wrong));
     let digest = good["digest"].as_str().unwrap();
     let line =
-        format!("difference in the file: the metadata's digest is {wrong}, that of the codes and scales {digest}\n");
+        format!("difference in the file: the metadata's digest is {wrong}, that of the quantized tensors {digest}\n");
     let result = expect_difference(&folder, "m.safetensors file.safetensors", &[&line]);
     assert_eq!(result["digest"], json!(digest));
 

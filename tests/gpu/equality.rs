@@ -68,7 +68,16 @@ fn bytes_of(elem_type: ElemType, x: &[f32], rng: &mut Rng) -> Vec<u8> {
             .flat_map(|v| {
                 let bits = f64::from(*v).to_bits();
                 let off = [0, 1 << 28, (1 << 28) + 1, (1 << 28) - 1, 1 << 27][rng.below(5) as usize];
-                (if v.is_nan() || v.is_infinite() { bits } else { bits + off }).to_ne_bytes()
+                // A NaN may have nothing but its lowest bits.
+                let nan = (bits & 0xfff0_0000_0000_0000) | off.max(1);
+                (if v.is_nan() {
+                    nan
+                } else if v.is_infinite() {
+                    bits
+                } else {
+                    bits + off
+                })
+                .to_ne_bytes()
             })
             .collect(),
     }
@@ -81,6 +90,8 @@ fn matrix(gpu: &Gpu) {
         (&[3, 5, 67][..], &["tensor", "channel=0", "channel=1", "channel=2", "group=1", "group=5", "group=32"][..]),
         (&[4, 3, 64], &["tensor", "channel=-1", "group=16", "group=24", "group=64", "group=100"]),
         (&[2, 1500], &["tensor", "channel=0", "group=100", "group=128", "group=700"]),
+        // A tile of a hundred and more short runs, every other one of a single element.
+        (&[130, 65], &["group=64"]),
         (&[4099], &["tensor", "channel=0", "group=3"]),
         (&[], &["tensor"]),
     ]
@@ -197,6 +208,18 @@ fn pitch(gpu: &Gpu) {
         }
     }
     cases.print();
+    // Rows so far apart that they are moved together, and chunks that begin inside of them.
+    let cut = another(gpu).with_tuning(gpu.tuning().chunk_elems(1000)).unwrap();
+    let x = data("gauss", 36 * 300 + 67, 53);
+    let x = Tensor::strided(ElemType::F32, bytemuck::cast_slice(&x), &[37, 67], &[300, 1]).unwrap();
+    for scheme in [Scheme::INT8_ABSMAX, Scheme::UINT4_AFFINE, Scheme::BF16] {
+        for granularity in [Granularity::Tensor, Granularity::Channel(0)] {
+            if allows(scheme, granularity) {
+                let spec = Spec::new(scheme).per(granularity).loss(LossDetail::PerElement);
+                check_tensor(&cut, &format!("cut {spec:?}"), x, &spec);
+            }
+        }
+    }
 }
 
 /// A caller's buffer on the device.
