@@ -71,7 +71,7 @@ impl Observer {
 /// The ranges that were observed over many batches, one per range unit.
 ///
 /// [`cpu::observe`](crate::cpu::observe) makes it of one batch, [`cpu::merge_ranges`](crate::cpu::merge_ranges) of two,
-/// and an adapter's [`RangeAccumulator`](crate::gpu::RangeAccumulator) holds it on the device until it is asked for.
+/// and an adapter's `RangeAccumulator` holds it on the device until it is asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObservedRanges {
     /// Keys that grow with the value (hi) and fall with it (lo), of values that are not -0; 0 before there was one.
