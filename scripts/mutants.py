@@ -64,7 +64,7 @@ FAULTS = [
     ("add: alignment stops early", FLOAT, "min(ex - ey, 27u)", "min(ex - ey, 24u)"),
     ("add: operands not swapped", FLOAT, "let swap = (b & MAGNITUDE) > (a & MAGNITUDE);", "let swap = false;"),
     ("mul_hi: dropped carry", FLOAT, "return ah * bh + (mid >> 16u) + (mid2 >> 16u);", "return ah * bh + (mid >> 16u);"),
-    ("mul_int: lost sticky bit", FLOAT, "m | select(0u, 1u, lost != 0u), y.e", "m, y.e"),
+    ("product: lost sticky bit", FLOAT, "top | select(0u, 1u, lost != 0u), e", "top, e"),
     ("div: lost sticky bit", FLOAT, "(q << 1u) | select(0u, 1u, r != 0u)", "(q << 1u)"),
     ("div: one step short", FLOAT, "i < 27u", "i < 26u"),
     ("parts: subnormal exponent off by one", FLOAT, "-149 - bitcast<i32>(up)", "-150 - bitcast<i32>(up)"),
@@ -121,6 +121,12 @@ FAULTS = [
     ("quantize store: a third 16-bit code is lost", "shaders/quantize.wgsl", "if (i + 2u < params.elems)", "if (i + 3u < params.elems)"),
     ("fake_quantize: an incomplete vector is lost", "shaders/fake_quantize.wgsl", "if (4u * v < params.elems)", "if (4u * v + 3u < params.elems)"),
     ("count: infinity counted as NaN", "shaders/tally.wgsl", "select(0u, 1u, a > INF)", "select(0u, 1u, a >= INF)"),
+    # Ranges of many batches.
+    ("average: the whole distance", "shaders/exact/observe.wgsl", "add(v, mul(c, d))", "add(v, d)"),
+    ("average: what overflows is kept", "shaders/exact/observe.wgsl", "if (is_finite(d)) {", "if (d != 0xffffffffu) {"),
+    ("merged: a batch without a value is one of zeros", "shaders/exact/observe.wgsl", "if (batch.x < 2u * HIDDEN) { return seen; }", ""),
+    ("merged: the first batch is averaged with 0", "shaders/exact/observe.wgsl", "if (seen.x == 0u) {", "if (seen.x == 0xffffffffu) {"),
+    ("observe: slabs all begin at unit 0", "shaders/observe.wgsl", "params.first_unit + unit", "unit"),
     # Ranges, traversal, workgroups.
     ("min_max: no barrier before the tile", "shaders/min_max.wgsl", "atomicStore(&slots[i], 0u); }\n    workgroupBarrier();", "atomicStore(&slots[i], 0u); }"),
     ("min_max: no barrier after the tile", "shaders/min_max.wgsl", "rows(tile, lane);\n    workgroupBarrier();", "rows(tile, lane);"),
