@@ -16,21 +16,21 @@ var<private> largest: u32;
 var<workgroup> slots: array<atomic<u32>, SLOTS>;
 
 fn open_unit(unit: u32) {
-    s = scales[unit];
-    if (params.has_zero_point == 1u) { z = zero_points[unit]; }
+    s = scales[params.scales_at + unit];
+    if (params.has_zero_point == 1u) { z = zero_points[params.zero_points_at + unit]; }
     largest = 0u;
 }
 
 fn load(v: u32) {
     bits = x4(v);
-    let first = word_of(4u * v);
+    let first = params.codes_at + word_of(4u * v);
     fields = unpack(codes[first], codes[first + 1u], v);
     places = vec4<u32>(4u * v) + vec4<u32>(0u, 1u, 2u, 3u);
 }
 
 fn load_one(c: u32, at: u32, i: u32) {
     bits[c] = x1(at);
-    fields[c] = (codes[word_of(i)] >> (shift_of(i) & 31u)) & FIELD;
+    fields[c] = (codes[params.codes_at + word_of(i)] >> (shift_of(i) & 31u)) & FIELD;
     places[c] = i;
 }
 

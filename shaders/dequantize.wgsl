@@ -2,7 +2,7 @@
 
 @group(0) @binding(2) var<storage, read> codes: array<u32>;
 @group(0) @binding(3) var<storage, read> scales: array<u32>;
-@group(0) @binding(4) var<storage, read_write> out: array<vec4<u32>>;
+@group(0) @binding(4) var<storage, read_write> out: array<u32>;
 @group(0) @binding(5) var<storage, read> zero_points: array<i32>;
 
 var<private> fields: vec4<u32>;
@@ -11,22 +11,29 @@ var<private> s: u32;
 var<private> z: i32;
 
 fn open_unit(unit: u32) {
-    s = scales[unit];
-    if (params.has_zero_point == 1u) { z = zero_points[unit]; }
+    s = scales[params.scales_at + unit];
+    if (params.has_zero_point == 1u) { z = zero_points[params.zero_points_at + unit]; }
 }
 
 fn load(v: u32) {
-    let first = word_of(4u * v);
+    let first = params.codes_at + word_of(4u * v);
     fields = unpack(codes[first], codes[first + 1u], v);
 }
 
-fn load_one(c: u32, at: u32, i: u32) { fields[c] = (codes[word_of(at)] >> (shift_of(at) & 31u)) & FIELD; }
+fn load_one(c: u32, at: u32, i: u32) { fields[c] = (codes[params.codes_at + word_of(at)] >> (shift_of(at) & 31u)) & FIELD; }
 
 fn visit(c: u32) { values[c] = value_of(fields[c], s, z); }
 
 fn pad(c: u32) {}
 
-fn store(v: u32) { if (4u * v < params.elems) { out[v] = values; } }
+// Nothing beyond the last element: what follows may be somebody else's.
+fn store(v: u32) {
+    let i = 4u * v;
+    if (i < params.elems) { out[params.out_at + i] = values.x; }
+    if (i + 1u < params.elems) { out[params.out_at + i + 1u] = values.y; }
+    if (i + 2u < params.elems) { out[params.out_at + i + 2u] = values.z; }
+    if (i + 3u < params.elems) { out[params.out_at + i + 3u] = values.w; }
+}
 
 fn flush_slot(slot: u32) {}
 

@@ -10,19 +10,19 @@ var<private> fields: vec4<u32>;
 
 fn open_unit(unit: u32) {
     var z = 0;
-    if (params.has_zero_point == 1u) { z = zero_points[unit]; }
-    open_loss(unit, scales[unit], z);
+    if (params.has_zero_point == 1u) { z = zero_points[params.zero_points_at + unit]; }
+    open_loss(unit, scales[params.scales_at + unit], z);
 }
 
 fn load(v: u32) {
     bits = x4(v);
-    let first = word_of(4u * v);
+    let first = params.codes_at + word_of(4u * v);
     fields = unpack(codes[first], codes[first + 1u], v);
 }
 
 fn load_one(c: u32, at: u32, i: u32) {
     bits[c] = x1(at);
-    fields[c] = (codes[word_of(i)] >> (shift_of(i) & 31u)) & FIELD;
+    fields[c] = (codes[params.codes_at + word_of(i)] >> (shift_of(i) & 31u)) & FIELD;
 }
 
 fn visit(c: u32) { visit_loss(bits[c], fields[c]); }

@@ -41,8 +41,8 @@ fn prepare(tile: u32, lane: u32) {
             let lo = from_lo_key(atomicLoad(&tile_lo[i]));
             let s = scale_of(lo, hi, rule());
             let z = zero_point_of(lo, s, rule());
-            scales[unit] = s;
-            if (params.has_zero_point == 1u) { zero_points[unit] = z; }
+            scales[params.scales_at + unit] = s;
+            if (params.has_zero_point == 1u) { zero_points[params.zero_points_at + unit] = z; }
             let r = recipe(s, z, params.qmin, params.qmax);
             tile_recipes[i] = r;
             know_largest(i, reach(lo, hi, r));

@@ -32,6 +32,11 @@ struct Params {
     has_zero_point: u32,
     saturate: u32,          // 1 when the f16 cast takes the largest finite value for infinity
     averaging: u32,         // observe: the averaging constant's bits, or 0
+    x_at: u32,              // where what is bound begins: the input, in vectors of four elements,
+    codes_at: u32,          // given codes, in words,
+    out_at: u32,            // codes or values that are written, in words,
+    scales_at: u32,
+    zero_points_at: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;

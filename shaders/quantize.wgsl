@@ -35,13 +35,13 @@ fn store(v: u32) {
         if (v % 2u == 0u) {
             held = words.x;
         } else if (i - 4u < params.elems) {
-            codes[v / 2u] = held | (words.x << 16u);
+            codes[params.out_at + v / 2u] = held | (words.x << 16u);
         }
     } else if (CODE_BITS == 8u) {
-        if (i < params.elems) { codes[v] = words.x; }
+        if (i < params.elems) { codes[params.out_at + v] = words.x; }
     } else {
-        if (i < params.elems) { codes[2u * v] = words.x; }
-        if (i + 2u < params.elems) { codes[2u * v + 1u] = words.y; }
+        if (i < params.elems) { codes[params.out_at + 2u * v] = words.x; }
+        if (i + 2u < params.elems) { codes[params.out_at + 2u * v + 1u] = words.y; }
     }
 }
 

@@ -1,7 +1,7 @@
 // One invocation per range unit: from the range's keys to the scale and the zero point, the recipe that quantize
 // needs, and the largest loss of a clipped unit. Twin: src/cpu/scale.rs.
 
-@group(0) @binding(2) var<storage, read> ranges: array<vec2<u32>>;              // hi key, lo key per unit
+@group(0) @binding(2) var<storage, read_write> ranges: array<vec2<u32>>;        // hi key, lo key per unit
 @group(0) @binding(3) var<storage, read_write> scales: array<u32>;              // read when params.given
 @group(0) @binding(4) var<storage, read_write> recipes: array<Recipe>;
 @group(0) @binding(5) var<storage, read_write> losses: array<u32>;              // LOSS_WORDS per unit
@@ -21,13 +21,13 @@ fn scale(
     var s: u32;
     var z = 0;
     if (params.given == 1u) {
-        s = scales[unit];
-        if (params.has_zero_point == 1u) { z = nearest_code(zero_points[unit]); }
+        s = scales[params.scales_at + unit];
+        if (params.has_zero_point == 1u) { z = nearest_code(zero_points[params.zero_points_at + unit]); }
     } else {
         s = scale_of(lo, hi, rule());
         z = zero_point_of(lo, s, rule());
-        scales[unit] = s;
-        if (params.has_zero_point == 1u) { zero_points[unit] = z; }
+        scales[params.scales_at + unit] = s;
+        if (params.has_zero_point == 1u) { zero_points[params.zero_points_at + unit] = z; }
     }
     let r = recipe(s, z, params.qmin, params.qmax);
     recipes[unit] = r;

@@ -114,6 +114,13 @@ pub enum Error {
         /// What it is.
         what: &'static str,
     },
+    /// A buffer cannot be bound to a plan.
+    Binding {
+        /// What the buffer is for.
+        buffer: String,
+        /// What was found, and what is allowed.
+        message: String,
+    },
     /// No adapter fits what was asked for.
     NoAdapter {
         /// What was asked for.
@@ -252,6 +259,7 @@ impl fmt::Display for Error {
             Self::OtherDevice { what } => {
                 write!(f, "{what} belongs to another Gpu; read it back there and restore it here")
             }
+            Self::Binding { buffer, message } => write!(f, "the {buffer} buffer: {message}"),
             Self::NoAdapter { wanted, tried } => write!(f, "no adapter is {wanted}; {tried}"),
             Self::UnfitAdapter { adapter, reason } => write!(f, "adapter {adapter:?} cannot run the kernels: {reason}"),
             Self::RequestDevice { adapter, message } => {

@@ -232,6 +232,14 @@ impl Slots {
         self.units.elems() / self.row_elems.max(1) * self.row_slots
     }
 
+    /// Where what is read ends.
+    pub(crate) fn at_end(self) -> usize {
+        match self.units.elems() / self.row_elems.max(1) {
+            0 => 0,
+            rows => (rows - 1) * self.row_pitch + self.row_elems,
+        }
+    }
+
     /// The slot of an element.
     fn of(self, elem: usize) -> usize {
         elem / self.row_elems * self.row_slots + elem % self.row_elems
@@ -240,12 +248,16 @@ impl Slots {
     /// Range units cut so that the entries of each slab fit a buffer of `most`, and chunks can begin with a slab.
     pub(crate) fn slabs(self, most: usize) -> Vec<Range<usize>> {
         let RangeUnits { outer, units, .. } = self.units;
-        let aligned = if self.align > 1 { (most & !7).max(8) } else { most };
+        // Slabs of so many units begin with a whole word of codes.
+        let aligned = if self.align > 1 || most >= 8 { (most & !7).max(8) } else { most };
         let row_units = if outer == 1 && !self.is_dense() { self.row_units() } else { 0 };
         // Where groups begin anew with each row, a slab holds whole rows, or a part of one.
         let (period, step) = match row_units {
             0 => (units, aligned),
-            _ if row_units <= most => (units, most / row_units * row_units),
+            _ if row_units <= most => {
+                let rows = most / row_units;
+                (units, (if rows < 8 { rows } else { rows & !7 }) * row_units)
+            }
             _ => (row_units, aligned),
         };
         let mut slabs = vec![];

@@ -30,10 +30,13 @@ pub enum Scales<'a> {
     Observed(&'a RangeAccumulator),
 }
 
+/// What a binding may begin before the bytes that it is for.
+const BINDING_SLACK_BYTES: usize = 256;
+
 /// How a call's work is cut.
-struct Plan {
-    slabs: Vec<Range<usize>>,
-    chunks: Vec<(Chunk, Params)>,
+pub(super) struct Cut {
+    pub(super) slabs: Vec<Range<usize>>,
+    pub(super) chunks: Vec<(Chunk, Params)>,
 }
 
 /// A slab's buffers, one entry per range unit each.
@@ -55,17 +58,20 @@ struct Part {
 }
 
 /// Counters per chunk.
-const TALLIES: usize = shader::TALLIES.len();
+pub(super) const TALLIES: usize = shader::TALLIES.len();
 
 impl Gpu {
     /// The most slots of so many bytes that one buffer can hold here.
     fn chunk_slots(&self, slot_bytes: usize) -> u32 {
-        let slots = saturate(usize::try_from(self.max_buffer_bytes()).unwrap_or(usize::MAX) / slot_bytes);
+        let slots = saturate(
+            usize::try_from(self.max_buffer_bytes()).unwrap_or(usize::MAX).saturating_sub(BINDING_SLACK_BYTES)
+                / slot_bytes,
+        );
         (slots.min(self.tuning.chunk_elems) & !7).max(8)
     }
 
     /// The most range units whose entries fit in one buffer here.
-    fn slab_units(&self) -> usize {
+    pub(super) fn slab_units(&self) -> usize {
         let widest = 4 * LOSS_WORDS.max(RECIPE_WORDS) as u64;
         let units = usize::try_from(self.max_buffer_bytes() / widest).unwrap_or(usize::MAX);
         units.min(self.tuning.slab_units).max(1)
@@ -73,7 +79,7 @@ impl Gpu {
 
     /// The chunks of a tensor, each with its parameters. `slot_bytes` is the most that a slot takes in any buffer,
     /// `tile_elems` what chunks must be a multiple of.
-    fn plan(&self, slots: Slots, numbers: Params, slot_bytes: usize, tile_elems: u32) -> Plan {
+    pub(super) fn cut_work(&self, slots: Slots, numbers: Params, slot_bytes: usize, tile_elems: u32) -> Cut {
         let slabs = slots.slabs(self.slab_units());
         // What is read may lie up to twice as far apart as it is long.
         let spread = if slots.row_pitch > slots.row_elems { 2 } else { 1 };
@@ -108,11 +114,11 @@ impl Gpu {
         };
         let chunks = slots.chunks(chunk_slots, &slabs);
         let params: Vec<Params> = chunks.iter().enumerate().map(params).collect();
-        Plan { slabs, chunks: chunks.into_iter().zip(params).collect() }
+        Cut { slabs, chunks: chunks.into_iter().zip(params).collect() }
     }
 
     /// The slots of a tile that is quantized in one pass; `None` where range units do not fit or follow each other.
-    fn once(&self, kernel: Kernel, slots: Slots, slot_bytes: usize) -> Option<u32> {
+    pub(super) fn once(&self, kernel: Kernel, slots: Slots, slot_bytes: usize) -> Option<u32> {
         let RangeUnits { outer, units, inner_elems, .. } = slots.units;
         let most = kernel.tile_elems(self.tuning.workgroup).min(self.chunk_slots(slot_bytes)) as usize & !7;
         if !self.tuning.one_pass || !slots.is_dense() || outer != 1 || inner_elems == 0 || inner_elems > most {
@@ -138,20 +144,20 @@ impl Gpu {
     }
 
     /// A dispatch that visits every slot of a chunk, as rows.
-    fn over_rows(&self, program: Program, params: Params, buffers: &[(u32, &wgpu::Buffer)]) -> Dispatch {
+    pub(super) fn over_rows<B: Clone>(&self, program: Program, params: Params, buffers: &[(u32, &B)]) -> Dispatch<B> {
         let kernel = program.kernel;
         let tile = if kernel.is_once() { params.tile_elems } else { kernel.tile_elems(self.tuning.workgroup) };
         Dispatch::new(program, params, buffers, u64::from(params.elems).div_ceil(tile.into()))
     }
 
     /// The same for a reduction per range unit: run by run or as columns where runs are short.
-    fn over_runs(
+    pub(super) fn over_runs<B: Clone>(
         &self,
         program: Program,
         units: RangeUnits,
         params: Params,
-        buffers: &[(u32, &wgpu::Buffer)],
-    ) -> Dispatch {
+        buffers: &[(u32, &B)],
+    ) -> Dispatch<B> {
         if !(params.units > 1 && params.run < MIN_RUN) {
             return self.over_rows(program, params, buffers);
         }
@@ -178,10 +184,10 @@ impl Gpu {
     }
 
     /// The buffers of a plan's slabs.
-    fn slabs(&self, job: &mut Job<'_>, plan: &Plan, spec: &Spec, given: Option<Scales<'_>>) -> Result<Vec<Slab>> {
+    fn slabs(&self, job: &mut Job<'_>, cut: &Cut, spec: &Spec, given: Option<Scales<'_>>) -> Result<Vec<Slab>> {
         let with_loss = spec.loss != LossDetail::None;
         let mut slabs = Vec::new();
-        for range in &plan.slabs {
+        for range in &cut.slabs {
             let units = range.len();
             let bytes = 4 * range.start..4 * range.end;
             let none = if spec.scheme.has_zero_point() { 4 * units } else { 0 };
@@ -267,7 +273,7 @@ impl Gpu {
     }
 
     /// Workgroups with an invocation per range unit.
-    fn workgroups_of_units(&self, units: usize) -> u64 {
+    pub(super) fn workgroups_of_units(&self, units: usize) -> u64 {
         (units as u64).div_ceil(self.tuning.workgroup.into())
     }
 
@@ -278,16 +284,16 @@ impl Gpu {
         let slots = slots_of_input(x, units, 32);
         let mut job = Job::new(self)?;
         let slot_bytes = x.elem_type().bytes().max(4);
-        let plan = self.plan(slots, Params::default(), slot_bytes, 0);
-        let ranges = plan.slabs.iter().map(|slab| job.buffer("ranges", 8 * slab.len())).collect::<Result<Vec<_>>>()?;
+        let cut = self.cut_work(slots, Params::default(), slot_bytes, 0);
+        let ranges = cut.slabs.iter().map(|slab| job.buffer("ranges", 8 * slab.len())).collect::<Result<Vec<_>>>()?;
         // Neither kernel sees codes, so that any scheme will do.
         let program = |kernel| Program::new(kernel, Scheme::INT8_ABSMAX, x.elem_type());
-        for (chunk, params) in &plan.chunks {
+        for (chunk, params) in &cut.chunks {
             let input = job.upload("input", &input_bytes(x, slots, chunk))?;
             let buffers = [(2, &input), (3, &ranges[chunk.slab])];
             job.dispatch(self.over_runs(program(Kernel::MinMax), units, *params, &buffers));
         }
-        for (slab, ranges) in plan.slabs.iter().zip(&ranges).filter(|(slab, _)| !slab.is_empty()) {
+        for (slab, ranges) in cut.slabs.iter().zip(&ranges).filter(|(slab, _)| !slab.is_empty()) {
             let params = Params {
                 first_unit: saturate(slab.start),
                 units: saturate(slab.len()),
@@ -333,11 +339,11 @@ impl Gpu {
         let once = if is_given || scheme.is_cast() { None } else { self.once(kernel, slots, slot_bytes) };
 
         let mut job = Job::new(self)?;
-        let plan = self.plan(slots, Params::of(spec), slot_bytes, once.unwrap_or(0));
-        let counters = job.buffer("counters", 4 * TALLIES * plan.chunks.len())?;
-        let slabs = self.slabs(&mut job, &plan, spec, given)?;
+        let cut = self.cut_work(slots, Params::of(spec), slot_bytes, once.unwrap_or(0));
+        let counters = job.buffer("counters", 4 * TALLIES * cut.chunks.len())?;
+        let slabs = self.slabs(&mut job, &cut, spec, given)?;
         let mut parts = Vec::new();
-        for (chunk, params) in &plan.chunks {
+        for (chunk, params) in &cut.chunks {
             parts.push(Part {
                 params: *params,
                 slab: chunk.slab,
@@ -433,20 +439,13 @@ impl Gpu {
     /// The reads that the values will be.
     pub(super) fn start_dequantize(&self, q: &Quantized) -> Result<(Pending, Vec<usize>)> {
         let bits = q.scheme().code().bits();
-        let row_elems = q.shape().last().copied().unwrap_or(1);
-        let slots = Slots {
-            units: q.units(),
-            row_elems,
-            row_slots: row_elems,
-            row_pitch: code_row_slots(row_elems, bits),
-            align: if bits == 4 { 2 } else { 1 },
-        };
+        let slots = slots_of_codes(q.shape().last().copied().unwrap_or(1), q.units(), bits);
         let spec = Spec::new(q.scheme()).per(q.granularity());
         let mut job = Job::new(self)?;
-        let plan = self.plan(slots, Params::of(&spec), 4, 0);
-        let slabs = self.slabs(&mut job, &plan, &spec, Some(Scales::Host(q.scales(), q.zero_points())))?;
+        let cut = self.cut_work(slots, Params::of(&spec), 4, 0);
+        let slabs = self.slabs(&mut job, &cut, &spec, Some(Scales::Host(q.scales(), q.zero_points())))?;
         let mut reads = Vec::new();
-        for (chunk, params) in &plan.chunks {
+        for (chunk, params) in &cut.chunks {
             let codes = job.upload("codes", &q.codes()[code_range(&chunk.at, bits)])?;
             let out = job.buffer("output", 4 * chunk.slots.len())?;
             let Slab { scales, zero_points, .. } = &slabs[chunk.slab];
@@ -467,11 +466,11 @@ impl Gpu {
         let bits = q.scheme().code().bits();
         let slots = slots_of_input(x, q.units(), bits);
         let mut job = Job::new(self)?;
-        let plan = self.plan(slots, Params::of(&spec), x.elem_type().bytes().max(4), 0);
-        let counters = job.buffer("counters", 4 * TALLIES * plan.chunks.len())?;
-        let slabs = self.slabs(&mut job, &plan, &spec, Some(Scales::Host(q.scales(), q.zero_points())))?;
+        let cut = self.cut_work(slots, Params::of(&spec), x.elem_type().bytes().max(4), 0);
+        let counters = job.buffer("counters", 4 * TALLIES * cut.chunks.len())?;
+        let slabs = self.slabs(&mut job, &cut, &spec, Some(Scales::Host(q.scales(), q.zero_points())))?;
         let mut parts = Vec::new();
-        for (chunk, params) in &plan.chunks {
+        for (chunk, params) in &cut.chunks {
             parts.push(Part {
                 params: *params,
                 slab: chunk.slab,
@@ -523,9 +522,20 @@ fn code_row_slots(row_elems: usize, bits: u32) -> usize {
 fn slots_of_input(x: Tensor<'_>, units: RangeUnits, bits: u32) -> Slots {
     let row_elems = x.row_elems();
     let row_pitch = if x.row_pitch_elems() <= 2 * row_elems { x.row_pitch_elems() } else { row_elems };
+    slots_of_rows(row_elems, row_pitch, units, bits)
+}
+
+/// The slots of rows of elements whose codes have so many bits.
+pub(super) fn slots_of_rows(row_elems: usize, row_pitch: usize, units: RangeUnits, bits: u32) -> Slots {
     let align = if bits == 4 { 2 } else { 1 };
     let row_slots = code_row_slots(row_elems, bits);
     Slots { units, row_elems, row_slots, row_pitch, align }
+}
+
+/// The slots of codes that are read.
+pub(super) fn slots_of_codes(row_elems: usize, units: RangeUnits, bits: u32) -> Slots {
+    let row_pitch = code_row_slots(row_elems, bits);
+    Slots { units, row_elems, row_slots: row_elems, row_pitch, align: if bits == 4 { 2 } else { 1 } }
 }
 
 /// What is read of an input for a chunk.
@@ -547,7 +557,7 @@ fn input_bytes<'a>(x: Tensor<'a>, slots: Slots, chunk: &Chunk) -> Cow<'a, [u8]> 
 }
 
 /// The bytes of these slots' codes; 4-bit codes begin with a byte.
-fn code_range(slots: &Range<usize>, bits: u32) -> Range<usize> {
+pub(super) fn code_range(slots: &Range<usize>, bits: u32) -> Range<usize> {
     let bits = bits as usize;
     slots.start * bits / 8..(slots.end * bits).div_ceil(8)
 }

@@ -10,16 +10,16 @@ use std::ops::Range;
 use std::pin::Pin;
 use std::time::Duration;
 
-/// What a dispatch covers: invocations enough for this many workgroups.
-pub(super) struct Dispatch {
+/// What a dispatch covers: invocations enough for this many workgroups. `B` is a buffer, or stands for one.
+pub(super) struct Dispatch<B = wgpu::Buffer> {
     pub(super) program: Program,
     pub(super) params: Params,
-    pub(super) buffers: Vec<(u32, wgpu::Buffer)>,
+    pub(super) buffers: Vec<(u32, B)>,
     pub(super) workgroups: u64,
 }
 
-impl Dispatch {
-    pub(super) fn new(program: Program, params: Params, buffers: &[(u32, &wgpu::Buffer)], workgroups: u64) -> Self {
+impl<B: Clone> Dispatch<B> {
+    pub(super) fn new(program: Program, params: Params, buffers: &[(u32, &B)], workgroups: u64) -> Self {
         let buffers = buffers.iter().map(|&(binding, buffer)| (binding, buffer.clone())).collect();
         Self { program, params, buffers, workgroups }
     }
@@ -28,16 +28,27 @@ impl Dispatch {
 type Scope = Pin<Box<dyn Future<Output = Option<wgpu::Error>> + Send>>;
 
 /// Open error scopes, one per kind of error; they must close in reverse order, on the thread that opened them.
-struct Scopes(Vec<wgpu::ErrorScopeGuard>);
+pub(super) struct Scopes(Vec<wgpu::ErrorScopeGuard>);
 
 impl Scopes {
-    fn open(device: &wgpu::Device) -> Self {
+    pub(super) fn open(device: &wgpu::Device) -> Self {
         use wgpu::ErrorFilter::{Internal, OutOfMemory, Validation};
         Self([Internal, Validation, OutOfMemory].map(|filter| device.push_error_scope(filter)).into())
     }
 
     fn close(mut self) -> Vec<Scope> {
         std::iter::from_fn(|| self.0.pop()).map(|scope| Box::pin(scope.pop()) as Scope).collect()
+    }
+
+    /// Closes them, with the first error that they caught. Native scopes have their errors at once.
+    pub(super) fn first_error(self) -> Result<()> {
+        pollster::block_on(first_error(self.close()))
+    }
+
+    /// The same; of a lost device that.
+    pub(super) fn check(self, gpu: &Gpu) -> Result<()> {
+        let first = self.first_error();
+        gpu.check_alive().and(first)
     }
 }
 
@@ -289,7 +300,7 @@ fn u32_of(n: usize) -> u32 {
 }
 
 /// A grid of at least this many workgroups, and of fewer than one row more.
-fn grid(workgroups: u64, per_dimension: u32) -> Result<(u32, u32)> {
+pub(super) fn grid(workgroups: u64, per_dimension: u32) -> Result<(u32, u32)> {
     let most = u64::from(per_dimension);
     let y = workgroups.div_ceil(most).max(1);
     let x = workgroups.div_ceil(y);
@@ -334,18 +345,7 @@ impl Pending {
     }
 
     async fn check_scopes(&mut self, gpu: &Gpu) -> Result<()> {
-        let mut first = Ok(());
-        for scope in std::mem::take(&mut self.scopes) {
-            if let Some(error) = scope.await {
-                let error = match error {
-                    wgpu::Error::OutOfMemory { source } => Error::OutOfMemory { message: source.to_string() },
-                    wgpu::Error::Validation { description, .. } | wgpu::Error::Internal { description, .. } => {
-                        Error::Gpu { message: description }
-                    }
-                };
-                first = first.and(Err(error));
-            }
-        }
+        let first = first_error(std::mem::take(&mut self.scopes)).await;
         // A lost device fails everything in its own words; say what is behind them, of which wgpu tells when it is polled.
         if first.is_err() {
             let _ = self.device.poll(wgpu::PollType::Poll);
@@ -375,6 +375,22 @@ impl Pending {
         }
         Ok(finished)
     }
+}
+
+async fn first_error(scopes: Vec<Scope>) -> Result<()> {
+    let mut first = Ok(());
+    for scope in scopes {
+        if let Some(error) = scope.await {
+            let error = match error {
+                wgpu::Error::OutOfMemory { source } => Error::OutOfMemory { message: source.to_string() },
+                wgpu::Error::Validation { description, .. } | wgpu::Error::Internal { description, .. } => {
+                    Error::Gpu { message: description }
+                }
+            };
+            first = first.and(Err(error));
+        }
+    }
+    first
 }
 
 fn lost(message: &str) -> Error {

@@ -8,12 +8,14 @@ mod adapter;
 mod call;
 mod job;
 mod observe;
+mod plan;
 mod shader;
 
 pub use adapter::{AdapterDescription, DEVICE_VARIABLE, Select, adapters};
 pub use call::Scales;
 pub(crate) use call::has_short_runs;
 pub use observe::RangeAccumulator;
+pub use plan::{Bound, Need, Operation, Plan, Role};
 pub use shader::{Codec, Kernel, Params, Program, RECIPE_WORDS, Tuning, shader_source};
 
 use crate::device::{Computed, DeviceInfo};
@@ -69,6 +71,14 @@ pub struct Traffic {
 /// A panic while a lock was held leaves nothing half done that matters here.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// [`Error::DeviceLost`] once it is known why.
+fn check_alive(lost: &Mutex<Option<String>>) -> Result<()> {
+    match &*lock(lost) {
+        Some(message) => Err(Error::DeviceLost { message: message.clone() }),
+        None => Ok(()),
+    }
 }
 
 impl Gpu {
@@ -367,10 +377,7 @@ impl Gpu {
     }
 
     fn check_alive(&self) -> Result<()> {
-        match &*lock(&self.lost) {
-            Some(message) => Err(Error::DeviceLost { message: message.clone() }),
-            None => Ok(()),
-        }
+        check_alive(&self.lost)
     }
 
     fn count_submission(&self) {

@@ -14,6 +14,8 @@ use std::ops::Range;
 /// A kernel: the stem of its WGSL file, and its entry point's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kernel {
+    /// Zeroes, where a recording adds.
+    Clear,
     /// Range reduction.
     MinMax,
     /// A batch's ranges into those that were observed.
@@ -278,6 +280,16 @@ pub struct Params {
     pub saturate: u32,
     /// The averaging constant's bits, or 0.
     pub averaging: u32,
+    /// Where the input begins in what is bound, in vectors of four elements.
+    pub x_at: u32,
+    /// Where given codes begin, in words.
+    pub codes_at: u32,
+    /// Where codes or values that are written begin, in words.
+    pub out_at: u32,
+    /// Where scales begin, in words.
+    pub scales_at: u32,
+    /// Where zero points begin, in words.
+    pub zero_points_at: u32,
 }
 
 impl Params {
@@ -343,6 +355,7 @@ const ABS_ERROR: &str = include_str!("../../shaders/abs_error.wgsl");
 impl Kernel {
     /// Every kernel.
     pub const ALL: &'static [Self] = &[
+        Self::Clear,
         Self::MinMax,
         Self::Observe,
         Self::Scale,
@@ -361,6 +374,7 @@ impl Kernel {
     /// The entry point's name, which is the file's too.
     pub fn entry_point(self) -> &'static str {
         match self {
+            Self::Clear => "clear",
             Self::MinMax => "min_max",
             Self::Observe => "observe",
             Self::Scale => "scale",
@@ -385,11 +399,11 @@ impl Kernel {
     }
 
     fn sees_codes(self) -> bool {
-        !matches!(self, Self::MinMax | Self::Observe | Self::Scale)
+        !matches!(self, Self::Clear | Self::MinMax | Self::Observe | Self::Scale)
     }
 
     fn sees_input(self) -> bool {
-        !matches!(self, Self::Observe | Self::Scale | Self::Dequantize)
+        !matches!(self, Self::Clear | Self::Observe | Self::Scale | Self::Dequantize)
     }
 
     /// Whether it quantizes in one pass.
@@ -415,6 +429,7 @@ impl Kernel {
 
     fn fragments(self) -> &'static [&'static str] {
         match self {
+            Self::Clear => &[include_str!("../../shaders/clear.wgsl")],
             Self::MinMax => &[COLUMNS, include_str!("../../shaders/min_max.wgsl")],
             Self::Observe => &[OBSERVE, include_str!("../../shaders/observe.wgsl")],
             Self::Scale => &[UNIT, include_str!("../../shaders/scale.wgsl")],
@@ -474,15 +489,18 @@ pub fn shader_source(program: Program, workgroup: u32) -> String {
     for (i, name) in TALLIES.iter().enumerate() {
         define(name, &i, "u");
     }
-    let mut fragments = vec![PARAMS, FLOAT];
+    let mut fragments = vec![PARAMS];
     // A fragment that a kernel has no use for is left out, so that what is tested is what runs.
-    if !matches!(kernel, Kernel::MinMax | Kernel::Observe) {
+    if kernel != Kernel::Clear {
+        fragments.push(FLOAT);
+    }
+    if !matches!(kernel, Kernel::Clear | Kernel::MinMax | Kernel::Observe) {
         fragments.push(CODE);
     }
     if kernel == Kernel::Scale || kernel.is_once() {
         fragments.push(SCALE);
     }
-    if !matches!(kernel, Kernel::Observe | Kernel::Scale) {
+    if !matches!(kernel, Kernel::Clear | Kernel::Observe | Kernel::Scale) {
         fragments.push(TRAVERSE);
     }
     if kernel.sees_codes() {

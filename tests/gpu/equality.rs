@@ -49,7 +49,7 @@ fn of_scheme(scheme: Scheme, scales: &[f32]) -> (Vec<f32>, Vec<i32>) {
 }
 
 /// The bytes of values in another type: the nearest one's upper half for f16 too, whose patterns are all allowed.
-fn bytes_of(elem_type: ElemType, x: &[f32], rng: &mut Rng) -> Vec<u8> {
+pub(crate) fn bytes_of(elem_type: ElemType, x: &[f32], rng: &mut Rng) -> Vec<u8> {
     match elem_type {
         ElemType::F32 => bytemuck::cast_slice(x).to_vec(),
         // Mostly ordinary magnitudes, and any pattern at times.

@@ -14,6 +14,7 @@ mod equality;
 mod exhaustive;
 mod invariance;
 mod observe;
+mod record;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -70,6 +71,7 @@ impl Subject {
             (equality::TESTS, false),
             (invariance::TESTS, false),
             (observe::TESTS, false),
+            (record::TESTS, false),
             (device::TESTS, false),
             (device::SOFTWARE_VULKAN_TESTS, !software_vulkan),
             (exhaustive::TESTS, true),

@@ -99,6 +99,11 @@ fn the_uniform_and_the_recipe_are_laid_out_as_in_rust() {
         ("has_zero_point", offset_of!(Params, has_zero_point)),
         ("saturate", offset_of!(Params, saturate)),
         ("averaging", offset_of!(Params, averaging)),
+        ("x_at", offset_of!(Params, x_at)),
+        ("codes_at", offset_of!(Params, codes_at)),
+        ("out_at", offset_of!(Params, out_at)),
+        ("scales_at", offset_of!(Params, scales_at)),
+        ("zero_points_at", offset_of!(Params, zero_points_at)),
     ];
     for_each_shader(|label, _, _, module, _| {
         let of = |name: &str| module.types.iter().find(|(_, ty)| ty.name.as_deref() == Some(name));
