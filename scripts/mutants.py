@@ -119,7 +119,7 @@ FAULTS = [
     ("shift_of: four codes to every word", "shaders/pack.wgsl", "CODE_BITS * (i % (32u / CODE_BITS))", "CODE_BITS * (i % 4u)"),
     ("quantize store: a last half word is lost", "shaders/quantize.wgsl", "} else if (i - 4u < params.elems) {", "} else if (i < params.elems) {"),
     ("quantize store: a third 16-bit code is lost", "shaders/quantize.wgsl", "if (i + 2u < params.elems)", "if (i + 3u < params.elems)"),
-    ("fake_quantize: an incomplete vector is lost", "shaders/fake_quantize.wgsl", "if (4u * v < params.elems)", "if (4u * v + 3u < params.elems)"),
+    ("fake_quantize: a word beyond the last is written", "shaders/fake_quantize.wgsl", "if (i + 3u < params.elems)", "if (i + 2u < params.elems)"),
     ("count: infinity counted as NaN", "shaders/tally.wgsl", "select(0u, 1u, a > INF)", "select(0u, 1u, a >= INF)"),
     # Ranges of many batches.
     ("average: the whole distance", "shaders/exact/observe.wgsl", "add(v, mul(c, d))", "add(v, d)"),
@@ -127,6 +127,12 @@ FAULTS = [
     ("merged: a batch without a value is one of zeros", "shaders/exact/observe.wgsl", "if (batch.x < 2u * HIDDEN) { return seen; }", ""),
     ("merged: the first batch is averaged with 0", "shaders/exact/observe.wgsl", "if (seen.x == 0u) {", "if (seen.x == 0xffffffffu) {"),
     ("observe: slabs all begin at unit 0", "shaders/observe.wgsl", "params.first_unit + unit", "unit"),
+    # Recordings over a caller's buffers.
+    ("plan: the input begins with its binding", "src/gpu/plan.rs", "params.x_at = elems / 4;", "params.x_at = 0;"),
+    ("plan: rows begin with a vector", "src/gpu/plan.rs", "params.first_at += rest;", ""),
+    ("plan: counts begin with their binding", "src/gpu/plan.rs", "params.counters += words", "params.counters += 0 * words"),
+    ("plan: ranges are not cleared", "src/gpu/plan.rs", "first.bytes.start..last.bytes.end", "first.bytes.start..first.bytes.start + 4"),
+    ("clear: the last word stays", "shaders/clear.wgsl", "i < params.elems", "i + 1u < params.elems"),
     # Ranges, traversal, workgroups.
     ("min_max: no barrier before the tile", "shaders/min_max.wgsl", "atomicStore(&slots[i], 0u); }\n    workgroupBarrier();", "atomicStore(&slots[i], 0u); }"),
     ("min_max: no barrier after the tile", "shaders/min_max.wgsl", "rows(tile, lane);\n    workgroupBarrier();", "rows(tile, lane);"),
@@ -182,7 +188,7 @@ FAULTS = [
     ("tensor: rows read as if they were dense", "src/tensor.rs", "(row * self.row_pitch_elems + column)", "(row * self.row_elems + column)"),
     ("sums: cross term with the wrong sign", "src/loss.rs", "cross.wrapping_mul(-times)", "cross.wrapping_mul(times)"),
     ("layout: chunks forget where their run began", LAYOUT, "units.run_end(elem) - elem", "units.inner_elems"),
-    ("layout: slabs of 4-bit codes end inside a byte", LAYOUT, "if self.align > 1 { (most & !7).max(8) } else { most }", "most"),
+    ("layout: slabs of 4-bit codes end inside a byte", LAYOUT, "if self.align > 1 || most >= 8 { (most & !7).max(8) } else { most }", "most"),
     ("host: cross sum without its sign", CALL, "(cross << 32).cast_signed() >> 32", "cross.cast_signed()"),
     ("host: last bytes not uploaded", "src/gpu/job.rs", "last[..bytes.len() - whole].copy_from_slice(&bytes[whole..]);", ""),
     ("host: scales of the first slab for all", CALL, "&scales[range.clone()]", "&scales[..range.len()]"),

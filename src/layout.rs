@@ -439,6 +439,45 @@ mod tests {
     }
 
     #[test]
+    #[cfg(target_pointer_width = "64")]
+    fn tensors_of_up_to_2_to_the_40_elements_are_cut_right() {
+        use Granularity::{Channel, Group, Tensor};
+        let side = 1usize << 20;
+        for (shape, granularity) in [
+            (vec![side, side], Tensor),
+            (vec![side, side], Channel(0)),
+            (vec![16, side >> 4, side], Channel(1)),
+            (vec![side, side], Channel(1)),
+            (vec![side, side], Group(1 << 14)),
+            (vec![(1 << 32) + 7], Tensor),
+            (vec![(1 << 17) + 3, (1 << 15) + 1], Group(1 << 10)),
+            (vec![3, (1 << 31) + 5], Group(1 << 30)),
+        ] {
+            let units = RangeUnits::new(&shape, granularity).unwrap();
+            let row_elems = *shape.last().unwrap();
+            for (row_slots, align) in [(row_elems, 1), (row_elems.next_multiple_of(2), 2)] {
+                let slots = Slots { units, row_elems, row_slots, row_pitch: row_elems, align };
+                let slabs = slots.slabs(1 << 25);
+                let chunks = slots.chunks((1 << 25) & !7, &slabs);
+                let mut next = 0;
+                for chunk in &chunks {
+                    assert_eq!(chunk.slots.start, next, "{shape:?} {granularity}");
+                    next = chunk.slots.end;
+                    // The ends of the chunk, by the words that a kernel gets.
+                    let first = chunk.slots.start / row_slots * row_elems + chunk.slots.start % row_slots;
+                    let unit = units.unit_of(first.min(units.elems() - 1));
+                    assert_eq!(slabs[chunk.slab].start + chunk.first_unit, unit, "{shape:?} {granularity} {chunk:?}");
+                    for n in [chunk.slots.len(), chunk.first_unit, chunk.at.len()] {
+                        assert!(u32::try_from(n).is_ok(), "{n} of {shape:?} {granularity}");
+                    }
+                }
+                assert_eq!(next, slots.count());
+                assert_eq!(slabs.iter().map(ExactSizeIterator::len).sum::<usize>(), units.units);
+            }
+        }
+    }
+
+    #[test]
     fn a_shape_that_overflows_is_refused_unless_it_is_empty() {
         assert!(matches!(elems(&[usize::MAX, 2]), Err(Error::ShapeOverflow { .. })));
         assert_eq!(elems(&[usize::MAX, 2, 0]).unwrap(), 0);

@@ -8,7 +8,26 @@ use std::fmt;
 pub const DEVICE_VARIABLE: &str = "WGPU_QUANT_DEVICE";
 
 /// Storage buffers that the largest kernel binds.
-const STORAGE_BUFFERS: u32 = 5;
+pub const STORAGE_BUFFERS: u32 = 6;
+
+/// The features that a device must have: none.
+pub const REQUIRED_FEATURES: wgpu::Features = wgpu::Features::empty();
+
+/// The features that are used where a device has them: to [time kernels](super::Tuning::timestamps) and to keep
+/// [compiled kernels](super::Gpu::with_pipeline_cache).
+pub const OPTIONAL_FEATURES: wgpu::Features = wgpu::Features::TIMESTAMP_QUERY.union(wgpu::Features::PIPELINE_CACHE);
+
+/// The limits to request of an adapter: the default ones, as far as it has them, and its own for the sizes of buffers and
+/// bindings. Kernels run on less, [`STORAGE_BUFFERS`] and 16 KiB of workgroup memory; smaller bindings cut tensors into more
+/// pieces.
+pub fn required_limits(adapter: &wgpu::Adapter) -> wgpu::Limits {
+    let allowed = adapter.limits();
+    wgpu::Limits {
+        max_buffer_size: allowed.max_buffer_size,
+        max_storage_buffer_binding_size: allowed.max_storage_buffer_binding_size,
+        ..wgpu::Limits::default().or_worse_values_from(&allowed)
+    }
+}
 
 /// Which adapter to open.
 ///

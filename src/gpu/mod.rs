@@ -11,7 +11,10 @@ mod observe;
 mod plan;
 mod shader;
 
-pub use adapter::{AdapterDescription, DEVICE_VARIABLE, Select, adapters};
+pub use adapter::{
+    AdapterDescription, DEVICE_VARIABLE, OPTIONAL_FEATURES, REQUIRED_FEATURES, STORAGE_BUFFERS, Select, adapters,
+    required_limits,
+};
 pub use call::Scales;
 pub(crate) use call::has_short_runs;
 pub use observe::RangeAccumulator;
@@ -52,6 +55,7 @@ pub struct Gpu {
     limits: wgpu::Limits,
     tuning: Tuning,
     pipelines: Arc<Mutex<HashMap<Program, wgpu::ComputePipeline>>>,
+    cache: Option<wgpu::PipelineCache>,
     lost: Arc<Mutex<Option<String>>>,
     submissions: AtomicU64,
     readbacks: AtomicU64,
@@ -143,6 +147,7 @@ impl Gpu {
             limits,
             tuning: Tuning::default().workgroup(workgroup),
             pipelines: Arc::default(),
+            cache: None,
             lost: Arc::default(),
             submissions: AtomicU64::new(0),
             readbacks: AtomicU64::new(0),
@@ -167,6 +172,12 @@ impl Gpu {
         within("slab in range units", saturate(tuning.slab_units), u32::MAX)?;
         within("dispatch in workgroups per dimension", tuning.workgroups_per_dimension, u32::MAX)?;
         Ok(Self { tuning, pipelines: Arc::default(), ..self })
+    }
+
+    /// The same device, compiling kernels through a cache of its own device's, whose data the caller keeps between runs.
+    #[must_use]
+    pub fn with_pipeline_cache(self, cache: wgpu::PipelineCache) -> Self {
+        Self { cache: Some(cache), ..self }
     }
 
     /// The same device that always quantizes in two passes, and the same compiled kernels.
@@ -424,7 +435,7 @@ impl Gpu {
                         zero_initialize_workgroup_memory: false,
                         ..Default::default()
                     },
-                    cache: None,
+                    cache: self.cache.as_ref(),
                 })
             })
             .clone()

@@ -627,9 +627,9 @@ mod tests {
         let report = Faulty::run("none", 0);
         assert!(report.is_exact(), "{report}");
         for &kernel in Kernel::ALL {
-            // The CPU path has no kernels of one pass.
+            // The CPU path has no kernels of one pass, and the calls that are compared clear nothing.
             let Some(row) = report.rows.iter().find(|row| row.kernel == kernel) else {
-                assert!(kernel.label().contains("once"), "{kernel:?}");
+                assert!(kernel.label().contains("once") || kernel == Kernel::Clear, "{kernel:?}");
                 continue;
             };
             assert!(row.cases >= 2000 && row.words >= 2000, "{row:?}");

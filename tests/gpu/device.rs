@@ -2,7 +2,7 @@
 
 use crate::corpus::data;
 use crate::{Test, another, assert_same};
-use wgpu_quant::gpu::{Kernel, Scales, Select, Tuning};
+use wgpu_quant::gpu::{Kernel, OPTIONAL_FEATURES, REQUIRED_FEATURES, Scales, Select, Tuning, required_limits};
 use wgpu_quant::{Error, Gpu, Granularity, LossDetail, Scheme, Spec, Tensor, cpu, selftest, wgpu};
 
 pub(crate) const TESTS: &[Test] = &[
@@ -10,6 +10,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("a_result_says_which_adapter_made_it", provenance),
     ("the_async_calls_give_the_same", asynchronous),
     ("a_callers_device_with_default_limits_works", borrowed),
+    ("a_device_with_the_required_limits_works_through_a_pipeline_cache", cached),
     ("two_threads_share_one_gpu", threads),
     ("an_adapter_that_is_not_there_is_an_error_that_lists_what_was_tried", missing),
     ("a_lost_device_is_an_error", lost),
@@ -77,18 +78,48 @@ fn asynchronous(gpu: &Gpu) {
     });
 }
 
-/// The same adapter's device as another program would make it: no features, default limits.
+/// The same adapter as another program would find it.
+fn own_adapter(gpu: &Gpu) -> wgpu::Adapter {
+    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
+    let is_same = |adapter: &wgpu::Adapter| {
+        let info = adapter.get_info();
+        info.name == gpu.info().name && info.backend.to_string() == gpu.info().backend
+    };
+    let adapters = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::all()));
+    adapters.into_iter().find(is_same).unwrap()
+}
+
+/// Its device: no features, default limits.
 fn own_device(gpu: &Gpu) -> (wgpu::Device, wgpu::Queue) {
-    pollster::block_on(async {
-        let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
-        let is_same = |adapter: &wgpu::Adapter| {
-            let info = adapter.get_info();
-            info.name == gpu.info().name && info.backend.to_string() == gpu.info().backend
-        };
-        let adapters = instance.enumerate_adapters(wgpu::Backends::all()).await;
-        let adapter = adapters.into_iter().find(is_same).unwrap();
-        adapter.request_device(&wgpu::DeviceDescriptor::default()).await.unwrap()
-    })
+    pollster::block_on(own_adapter(gpu).request_device(&wgpu::DeviceDescriptor::default())).unwrap()
+}
+
+fn cached(gpu: &Gpu) {
+    let adapter = own_adapter(gpu);
+    assert!(REQUIRED_FEATURES.is_empty());
+    let features = OPTIONAL_FEATURES & adapter.features();
+    let (device, queue) = pollster::block_on(adapter.request_device(&wgpu::DeviceDescriptor {
+        required_features: REQUIRED_FEATURES | features,
+        required_limits: required_limits(&adapter),
+        ..Default::default()
+    }))
+    .unwrap();
+    let mut gpu = Gpu::from_device(device.clone(), queue);
+    let cache = features.contains(wgpu::Features::PIPELINE_CACHE).then(|| {
+        let descriptor = wgpu::PipelineCacheDescriptor { label: None, data: None, fallback: true };
+        #[allow(unsafe_code, reason = "wgpu's call is unsafe for the sake of the data")]
+        // SAFETY: there is no data.
+        unsafe {
+            device.create_pipeline_cache(&descriptor)
+        }
+    });
+    if let Some(cache) = &cache {
+        gpu = gpu.with_pipeline_cache(cache.clone());
+    }
+    let x = data("mixed", 40_000, 33);
+    let x = Tensor::new(&x, &[400, 100]).unwrap();
+    assert_same("cached", &gpu.quantize(x, &spec()).unwrap(), &cpu::quantize(x, &spec()).unwrap());
+    println!("a cache of {:?} bytes", cache.map(|cache| cache.get_data().map(|data| data.len())));
 }
 
 fn borrowed(gpu: &Gpu) {

@@ -12,7 +12,7 @@ use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use naga::{Module, TypeInner};
 use std::mem::offset_of;
 use std::path::Path;
-use wgpu_quant::gpu::{Kernel, Params, Program, RECIPE_WORDS, shader_source};
+use wgpu_quant::gpu::{Kernel, Params, Program, RECIPE_WORDS, STORAGE_BUFFERS, shader_source};
 
 const WORKGROUPS: [u32; 2] = [64, 256];
 
@@ -45,6 +45,17 @@ fn every_shader_parses_and_validates_and_is_written_to_target_shaders() {
         let names: Vec<_> = module.entry_points.iter().map(|entry| entry.name.as_str()).collect();
         assert_eq!(names, [kernel.entry_point()], "{label}");
     });
+}
+
+#[test]
+fn no_shader_binds_more_storage_buffers_than_an_adapter_is_asked_for() {
+    let mut most = 0;
+    for_each_shader(|_, _, _, module, _| {
+        let is_storage = |space: naga::AddressSpace| matches!(space, naga::AddressSpace::Storage { .. });
+        let count = module.global_variables.iter().filter(|(_, variable)| is_storage(variable.space)).count();
+        most = most.max(u32::try_from(count).unwrap());
+    });
+    assert_eq!(most, STORAGE_BUFFERS);
 }
 
 #[test]
