@@ -26,7 +26,8 @@ fn an_adapter_is_tested_with_every_kernel_and_counted_per_scheme() {
     assert!(device["seconds"].as_f64().unwrap() > 0.0 && device["error"].is_null());
     assert_eq!(device["differences"].as_array().unwrap().len(), 0);
     let kernels = device["kernels"].as_array().unwrap();
-    assert_eq!(kernels.len(), Kernel::ALL.len());
+    // All but the one that only recordings run.
+    assert_eq!(kernels.len(), Kernel::ALL.iter().filter(|&&kernel| kernel != Kernel::Clear).count());
     for row in kernels {
         assert_eq!((&row["scheme"], &row["differing_words"]), (&Scheme::INT8_ABSMAX.name().into(), &0.into()));
         assert!(row["words"].as_u64().unwrap() >= 2000 && row["words"].as_u64() >= row["cases"].as_u64(), "{row}");
