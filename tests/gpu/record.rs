@@ -201,6 +201,7 @@ fn agrees(gpu: &Gpu) {
     let tuning = gpu.tuning().chunk_elems(1000).slab_units(24).workgroups_per_dimension(3);
     let cut = another(gpu).with_tuning(tuning).unwrap();
     let mut rng = Rng::new(97);
+    let mut refused = 0;
     for (shape, granularity) in [
         (&[5001][..], Granularity::Tensor),
         (&[30, 301], Granularity::Channel(0)),
@@ -228,6 +229,7 @@ fn agrees(gpu: &Gpu) {
                 let plan = match gpu.plan(operation, &spec, shape, elem_type) {
                     // Columns that are cut into slabs begin inside words of codes.
                     Err(Error::TooLarge { found: 30, allowed: 24, .. }) if granularity == Granularity::Channel(1) => {
+                        refused += 1;
                         continue;
                     }
                     plan => plan.unwrap(),
@@ -241,6 +243,8 @@ fn agrees(gpu: &Gpu) {
         }
     }
     cases.print();
+    println!("{refused} of them cannot be planned");
+    assert!(refused < cases.taken / 10);
 }
 
 fn again(gpu: &Gpu) {
