@@ -119,7 +119,7 @@ FAULTS = [
     ("shift_of: four codes to every word", "shaders/pack.wgsl", "CODE_BITS * (i % (32u / CODE_BITS))", "CODE_BITS * (i % 4u)"),
     ("quantize store: a last half word is lost", "shaders/quantize.wgsl", "} else if (i - 4u < params.elems) {", "} else if (i < params.elems) {"),
     ("quantize store: a third 16-bit code is lost", "shaders/quantize.wgsl", "if (i + 2u < params.elems)", "if (i + 3u < params.elems)"),
-    ("fake_quantize: a word beyond the last is written", "shaders/fake_quantize.wgsl", "if (i + 3u < params.elems)", "if (i + 2u < params.elems)"),
+    ("values: a word beyond the last is written", "shaders/values.wgsl", "if (i + 3u < params.elems)", "if (i + 2u < params.elems)"),
     ("count: infinity counted as NaN", "shaders/tally.wgsl", "select(0u, 1u, a > INF)", "select(0u, 1u, a >= INF)"),
     # Ranges of many batches.
     ("average: the whole distance", "shaders/exact/observe.wgsl", "add(v, mul(c, d))", "add(v, d)"),

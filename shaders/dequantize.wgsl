@@ -1,12 +1,10 @@
-// x' = (q - z) * s, rounded once. Twin: src/cpu/dequantize.rs.
+// x' = (q - z) * s, rounded once. Twin: src/cpu/dequantize.rs. Composed with values.wgsl.
 
 @group(0) @binding(2) var<storage, read> codes: array<u32>;
 @group(0) @binding(3) var<storage, read> scales: array<u32>;
-@group(0) @binding(4) var<storage, read_write> out: array<u32>;
 @group(0) @binding(5) var<storage, read> zero_points: array<i32>;
 
 var<private> fields: vec4<u32>;
-var<private> values: vec4<u32>;
 var<private> s: u32;
 var<private> z: i32;
 
@@ -25,15 +23,6 @@ fn load_one(c: u32, at: u32, i: u32) { fields[c] = (codes[params.codes_at + word
 fn visit(c: u32) { values[c] = value_of(fields[c], s, z); }
 
 fn pad(c: u32) {}
-
-// Nothing beyond the last element: what follows may be somebody else's.
-fn store(v: u32) {
-    let i = 4u * v;
-    if (i < params.elems) { out[params.out_at + i] = values.x; }
-    if (i + 1u < params.elems) { out[params.out_at + i + 1u] = values.y; }
-    if (i + 2u < params.elems) { out[params.out_at + i + 2u] = values.z; }
-    if (i + 3u < params.elems) { out[params.out_at + i + 3u] = values.w; }
-}
 
 fn flush_slot(slot: u32) {}
 

@@ -1,10 +1,8 @@
 // Round, clamp, and back to a value, without a code in between. Counts what is out of the ordinary.
-// Twin: src/cpu/quantize.rs. Composed with twice.wgsl or once.wgsl.
+// Twin: src/cpu/quantize.rs. Composed with values.wgsl, and with twice.wgsl or once.wgsl.
 
-@group(0) @binding(4) var<storage, read_write> out: array<u32>;
 
 var<private> bits: vec4<u32>;
-var<private> values: vec4<u32>;
 var<private> unit_recipe: Recipe;
 
 fn open_unit(unit: u32) { unit_recipe = recipe_of(unit); }
@@ -20,15 +18,6 @@ fn visit(c: u32) {
 }
 
 fn pad(c: u32) {}
-
-// Nothing beyond the last element: what follows may be somebody else's.
-fn store(v: u32) {
-    let i = 4u * v;
-    if (i < params.elems) { out[params.out_at + i] = values.x; }
-    if (i + 1u < params.elems) { out[params.out_at + i + 1u] = values.y; }
-    if (i + 2u < params.elems) { out[params.out_at + i + 2u] = values.z; }
-    if (i + 3u < params.elems) { out[params.out_at + i + 3u] = values.w; }
-}
 
 fn flush_slot(slot: u32) {}
 

@@ -300,7 +300,10 @@ impl Gpu {
             let recipes: Vec<Place> =
                 cut.slabs.iter().map(|slab| scratch(4 * (super::RECIPE_WORDS * slab.len()) as u64)).collect();
             if computes {
-                if let (Some(first), Some(last)) = (ranges.first(), ranges.last()) {
+                // A tensor without range units has nothing to clear, and nothing can be bound of no bytes.
+                if let (Some(first), Some(last)) = (ranges.first(), ranges.last())
+                    && units.units > 0
+                {
                     dispatches.push(clear(&place(Role::Scratch, first.bytes.start..last.bytes.end)));
                 }
                 for (chunk, params) in &cut.chunks {

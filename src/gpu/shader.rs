@@ -349,6 +349,7 @@ const NO_LOSS: &str = include_str!("../../shaders/no_loss.wgsl");
 const ONCE: &str = include_str!("../../shaders/once.wgsl");
 const TWICE: &str = include_str!("../../shaders/twice.wgsl");
 const QUANTIZE: &str = include_str!("../../shaders/quantize.wgsl");
+const VALUES: &str = include_str!("../../shaders/values.wgsl");
 const FAKE_QUANTIZE: &str = include_str!("../../shaders/fake_quantize.wgsl");
 const ABS_ERROR: &str = include_str!("../../shaders/abs_error.wgsl");
 
@@ -437,9 +438,9 @@ impl Kernel {
             Self::QuantizeLoss => &[TALLY, TWICE, LOSS_SUMS, QUANTIZE],
             Self::QuantizeOnce => &[TALLY, UNIT, ONCE, NO_LOSS, QUANTIZE],
             Self::QuantizeOnceLoss => &[TALLY, UNIT, ONCE, LOSS_SUMS, QUANTIZE],
-            Self::FakeQuantize => &[TALLY, TWICE, FAKE_QUANTIZE],
-            Self::FakeQuantizeOnce => &[TALLY, UNIT, ONCE, NO_LOSS, FAKE_QUANTIZE],
-            Self::Dequantize => &[include_str!("../../shaders/dequantize.wgsl")],
+            Self::FakeQuantize => &[TALLY, TWICE, VALUES, FAKE_QUANTIZE],
+            Self::FakeQuantizeOnce => &[TALLY, UNIT, ONCE, NO_LOSS, VALUES, FAKE_QUANTIZE],
+            Self::Dequantize => &[VALUES, include_str!("../../shaders/dequantize.wgsl")],
             Self::AbsError | Self::AbsErrorStore => &[COLUMNS, ABS_ERROR],
             Self::Loss => &[COLUMNS, TALLY, LOSS_SUMS, include_str!("../../shaders/loss.wgsl")],
         }

@@ -210,6 +210,8 @@ fn agrees(gpu: &Gpu) {
         (&[10, 96], Granularity::Group(32)),
         (&[3, 5, 7], Granularity::Group(1)),
         (&[], Granularity::Tensor),
+        (&[3, 0], Granularity::Channel(0)),
+        (&[0, 3], Granularity::Channel(0)),
     ] {
         let values = data("mixed", shape.iter().product(), 98);
         for (i, &scheme) in Scheme::ALL.iter().enumerate() {
@@ -396,6 +398,15 @@ fn refused(gpu: &Gpu) {
     let extra = [&good[..], &[(Role::ZeroPoints, &both, 0)]].concat();
     assert!(plan.bind(&extra).unwrap_err().to_string().contains("the zero points buffer: this plan has none"));
     assert!(plan.create(Role::ZeroPoints).is_err());
+    // Buffers of just the size that is needed will do, of empty tensors too.
+    let per = spec.per(Granularity::Channel(0));
+    for shape in [[0, 3], [3, 0], [3, 1000]] {
+        let plan = gpu.plan(Operation::Quantize, &per, &shape, ElemType::F32).unwrap();
+        let buffers = roles.map(|role| plan.create(role).unwrap());
+        let all: Vec<_> = roles.into_iter().zip(&buffers).map(|(role, buffer)| (role, buffer, 0)).collect();
+        let bound = plan.bind(&all).unwrap_or_else(|error| panic!("{shape:?}: {error}"));
+        submit(gpu, |encoder| bound.record(encoder));
+    }
     // Plans are refused as the calls are.
     let group = Spec::new(Scheme::F16).per(Granularity::Group(2));
     assert!(matches!(gpu.plan(Operation::Quantize, &group, &[4], ElemType::F32), Err(Error::CastHasNoScale { .. })));
