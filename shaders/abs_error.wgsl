@@ -39,7 +39,7 @@ fn visit(c: u32) {
     let out = value_of(fields[c], s, z);
     let error = abs_error_of(b, out);
     if (is_finite(b) && is_finite(out)) { largest = max(largest, error); }
-    if (STORE_ERRORS) { errors[places[c]] = error; }
+    if (STORE_ERRORS) { errors[params.errors_at + places[c]] = error; }
 }
 
 fn pad(c: u32) {}
@@ -49,7 +49,7 @@ fn store(v: u32) {}
 fn flush_slot(slot: u32) { atomicMax(&slots[slot], largest); }
 
 fn flush_unit(unit: u32) {
-    if (largest != 0u) { atomicMax(&losses[unit * LOSS_WORDS], largest); }
+    if (largest != 0u) { atomicMax(&losses[params.losses_at + unit * LOSS_WORDS], largest); }
 }
 
 @compute @workgroup_size(WORKGROUP)
@@ -59,14 +59,11 @@ fn abs_error(
     @builtin(local_invocation_index) lane: u32,
 ) {
     let tile = tile_of(group, groups);
-    if (params.stride != 0u) {
-        short_runs(tile * WORKGROUP + lane);
-        return;
-    }
     for (var i = lane; i < SLOTS; i += WORKGROUP) { atomicStore(&slots[i], 0u); }
     workgroupBarrier();
-    rows(tile, lane);
+    if (params.stride != 0u) { short_runs(tile * WORKGROUP + lane); } else { rows(tile, lane); }
     workgroupBarrier();
+    if (params.stride != 0u) { return; }
     let unit = place(tile * TILE_ELEMS).unit;
     for (var slot = lane; slot < SLOTS; slot += WORKGROUP) {
         largest = atomicLoad(&slots[slot]);

@@ -8,6 +8,6 @@ fn clear(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let i = (group.x + group.y * groups.x) * WORKGROUP + lane;
+    let i = tile_of(group, groups) * WORKGROUP + lane;
     if (i < params.elems) { words[params.out_at + i] = 0u; }
 }

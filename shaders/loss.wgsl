@@ -43,19 +43,11 @@ fn loss(
 ) {
     let tile = tile_of(group, groups);
     clear_tally(lane);
-    if (params.stride != 0u) {
-        workgroupBarrier();
-        short_runs(tile * WORKGROUP + lane);
-        flush_tally();
-        workgroupBarrier();
-        drain_tally(lane);
-        return;
-    }
     clear_loss(lane);
     workgroupBarrier();
-    rows(tile, lane);
+    if (params.stride != 0u) { short_runs(tile * WORKGROUP + lane); } else { rows(tile, lane); }
     flush_tally();
     workgroupBarrier();
     drain_tally(lane);
-    drain_loss(tile, lane);
+    if (params.stride == 0u) { drain_loss(tile, lane); }
 }

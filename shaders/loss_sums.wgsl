@@ -31,7 +31,7 @@ fn open_loss(unit: u32, s: u32, z: i32) {
     if (ONCE) {
         largest = atomicLoad(&loss_slots[(unit - tile_unit) * SUM_WORDS + MAX_AT]);
     } else {
-        largest = atomicLoad(&losses[unit * LOSS_WORDS + MAX_AT]);
+        largest = atomicLoad(&losses[params.losses_at + unit * LOSS_WORDS + MAX_AT]);
     }
     grid = grid_exp(s, largest);
     largest_x = 0u;
@@ -120,8 +120,8 @@ fn flush_loss(slot: u32) {
 
 fn flush_loss_to_unit(unit: u32) {
     let largest = largest_loss();
-    if (largest != 0u) { atomicMax(&losses[unit * LOSS_WORDS + MAX_AT], largest); }
-    add_sums(false, unit * LOSS_WORDS);
+    if (largest != 0u) { atomicMax(&losses[params.losses_at + unit * LOSS_WORDS + MAX_AT], largest); }
+    add_sums(false, params.losses_at + unit * LOSS_WORDS);
 }
 
 fn clear_loss(lane: u32) {
@@ -133,7 +133,7 @@ fn drain_loss(tile: u32, lane: u32) {
     let first = place(tile * tile_span()).unit;
     for (var slot = lane; slot < LOSS_SLOTS; slot += WORKGROUP) {
         let source = slot * SUM_WORDS;
-        let to = around(first + slot) * LOSS_WORDS;
+        let to = params.losses_at + around(first + slot) * LOSS_WORDS;
         let largest = atomicLoad(&loss_slots[source + MAX_AT]);
         if (largest != 0u) { atomicMax(&losses[to + MAX_AT], largest); }
         // No sum overflows its words, so that none carries into the next; what leaves the last, signed one is dropped.

@@ -35,8 +35,9 @@ fn flush_slot(slot: u32) {
 
 fn flush_unit(unit: u32) {
     if (hi != 0u) {
-        atomicMax(&ranges[2u * unit], hi);
-        atomicMax(&ranges[2u * unit + 1u], lo);
+        let at = 2u * (params.ranges_at + unit);
+        atomicMax(&ranges[at], hi);
+        atomicMax(&ranges[at + 1u], lo);
     }
 }
 
@@ -47,14 +48,11 @@ fn min_max(
     @builtin(local_invocation_index) lane: u32,
 ) {
     let tile = tile_of(group, groups);
-    if (params.stride != 0u) {
-        short_runs(tile * WORKGROUP + lane);
-        return;
-    }
     for (var i = lane; i < 2u * SLOTS; i += WORKGROUP) { atomicStore(&slots[i], 0u); }
     workgroupBarrier();
-    rows(tile, lane);
+    if (params.stride != 0u) { short_runs(tile * WORKGROUP + lane); } else { rows(tile, lane); }
     workgroupBarrier();
+    if (params.stride != 0u) { return; }
     let first = place(tile * TILE_ELEMS).unit;
     for (var slot = lane; slot < SLOTS; slot += WORKGROUP) {
         hi = atomicLoad(&slots[2u * slot]);

@@ -9,7 +9,7 @@ fn observe(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let unit = (group.x + group.y * groups.x) * WORKGROUP + lane;
+    let unit = tile_of(group, groups) * WORKGROUP + lane;
     if (unit >= params.units) { return; }
     let at = params.first_unit + unit;
     observed[at] = merged(observed[at], ranges[unit], params.averaging);

@@ -1,4 +1,4 @@
-// The uniform of every kernel: which part of the tensor a dispatch covers, and the scheme's numbers. Rust's side:
+// What every kernel is told: which part of the tensor a dispatch covers, and the scheme's numbers. Rust's side:
 // Params in src/gpu/shader.rs; a test compares the two.
 //
 // A chunk is a stretch of slots: the elements, or the codes where rows of those are padded to whole bytes.
@@ -37,6 +37,10 @@ struct Params {
     out_at: u32,            // codes or values that are written, in words,
     scales_at: u32,
     zero_points_at: u32,
+    ranges_at: u32,         // ranges and recipes, in range units,
+    recipes_at: u32,
+    losses_at: u32,         // the loss's words and |x' - x|, in words
+    errors_at: u32,
+    rows: u32,              // of the table, where there is one
+    first_workgroup: u32,
 }
-
-@group(0) @binding(0) var<uniform> params: Params;

@@ -13,9 +13,9 @@ fn scale(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let unit = (group.x + group.y * groups.x) * WORKGROUP + lane;
+    let unit = tile_of(group, groups) * WORKGROUP + lane;
     if (unit >= params.units) { return; }
-    let keys = ranges[unit];
+    let keys = ranges[params.ranges_at + unit];
     let hi = from_hi_key(keys.x);
     let lo = from_lo_key(keys.y);
     var s: u32;
@@ -30,6 +30,6 @@ fn scale(
         if (params.has_zero_point == 1u) { zero_points[params.zero_points_at + unit] = z; }
     }
     let r = recipe(s, z, params.qmin, params.qmax);
-    recipes[unit] = r;
-    if (params.with_loss == 1u) { losses[unit * LOSS_WORDS] = reach(lo, hi, r); }
+    recipes[params.recipes_at + unit] = r;
+    if (params.with_loss == 1u) { losses[params.losses_at + unit * LOSS_WORDS] = reach(lo, hi, r); }
 }

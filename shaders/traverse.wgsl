@@ -70,8 +70,6 @@ fn place_in_row(i: u32) -> Place {
 // The n-th unit, where the first follows the last. Their count is never 0; `max` shows it.
 fn around(n: u32) -> u32 { return n % max(params.units, 1u); }
 
-fn tile_of(group: vec3<u32>, groups: vec3<u32>) -> u32 { return group.x + group.y * groups.x; }
-
 // The slots of a workgroup's tile, a multiple of 8.
 fn tile_span() -> u32 { return select(TILE_ELEMS, params.tile_elems, ONCE); }
 

@@ -241,8 +241,15 @@ impl Slots {
     }
 
     /// The slot of an element.
-    fn of(self, elem: usize) -> usize {
-        elem / self.row_elems * self.row_slots + elem % self.row_elems
+    pub(crate) fn of(self, elem: usize) -> usize {
+        let row_elems = self.row_elems.max(1);
+        elem / row_elems * self.row_slots + elem % row_elems
+    }
+
+    /// Where an element stands in what is read.
+    pub(crate) fn at_of(self, elem: usize) -> usize {
+        let row_elems = self.row_elems.max(1);
+        elem / row_elems * self.row_pitch + elem % row_elems
     }
 
     /// Range units cut so that the entries of each slab fit a buffer of `most`, and chunks can begin with a slab.
@@ -271,8 +278,9 @@ impl Slots {
         slabs
     }
 
-    /// Cuts the tensor into chunks of at most this many slots, a multiple of 8, in order.
-    pub(crate) fn chunks(self, chunk_slots: u32, slabs: &[Range<usize>]) -> Vec<Chunk> {
+    /// Cuts the tensor into chunks of at most this many slots, a multiple of 8, in order. None crosses a border, of which
+    /// those inside the tensor are given as slots, in order.
+    pub(crate) fn chunks(self, chunk_slots: u32, slabs: &[Range<usize>], borders: &[usize]) -> Vec<Chunk> {
         let RangeUnits { outer, units, inner_elems, ragged_row_elems } = self.units;
         let mut chunks = Vec::new();
         if self.count() == 0 {
@@ -291,8 +299,12 @@ impl Slots {
             for (slab, range) in slabs.iter().enumerate() {
                 let first = self.of(first_elem(repeat, range.start));
                 let end = if slabs.len() == 1 { self.count() } else { self.of(first_elem(repeat, range.end)) };
-                for start in (first..end).step_by(chunk_slots as usize) {
-                    chunks.push(self.chunk(start..(start + chunk_slots as usize).min(end), slab, range.start));
+                let mut start = first;
+                while start < end {
+                    let border = borders.get(borders.partition_point(|&border| border <= start)).copied();
+                    let stop = start.saturating_add(chunk_slots as usize).min(border.unwrap_or(end)).min(end);
+                    chunks.push(self.chunk(start..stop, slab, range.start));
+                    start = stop;
                 }
             }
         }
@@ -425,13 +437,16 @@ mod tests {
                     for (chunk_slots, most) in [(8, 8), (64, 16), (104, 9), (100_000, 10_000)] {
                         let slabs = slots.slabs(most);
                         assert_eq!(slabs.iter().map(ExactSizeIterator::len).sum::<usize>(), units.units);
-                        let mut next = 0;
-                        for chunk in slots.chunks(chunk_slots, &slabs) {
-                            assert_eq!(chunk.slots.start, next);
-                            check_chunk(slots, &chunk, &slabs[chunk.slab]);
-                            next = chunk.slots.end;
+                        for borders in [&[][..], &[8], &[16, 24, 104]] {
+                            let mut next = 0;
+                            for chunk in slots.chunks(chunk_slots, &slabs, borders) {
+                                assert_eq!(chunk.slots.start, next);
+                                check_chunk(slots, &chunk, &slabs[chunk.slab]);
+                                next = chunk.slots.end;
+                                assert!(!borders.iter().any(|b| (chunk.slots.start + 1..next).contains(b)));
+                            }
+                            assert_eq!(next, slots.count());
                         }
-                        assert_eq!(next, slots.count());
                     }
                 }
             }
@@ -458,7 +473,7 @@ mod tests {
             for (row_slots, align) in [(row_elems, 1), (row_elems.next_multiple_of(2), 2)] {
                 let slots = Slots { units, row_elems, row_slots, row_pitch: row_elems, align };
                 let slabs = slots.slabs(1 << 25);
-                let chunks = slots.chunks((1 << 25) & !7, &slabs);
+                let chunks = slots.chunks((1 << 25) & !7, &slabs, &[]);
                 let mut next = 0;
                 for chunk in &chunks {
                     assert_eq!(chunk.slots.start, next, "{shape:?} {granularity}");

@@ -6,19 +6,21 @@
 
 mod adapter;
 mod call;
+mod cut;
 mod job;
 mod observe;
 mod plan;
 mod shader;
+mod stages;
 
 pub use adapter::{
     AdapterDescription, DEVICE_VARIABLE, OPTIONAL_FEATURES, REQUIRED_FEATURES, STORAGE_BUFFERS, Select, adapters,
     required_limits,
 };
 pub use call::Scales;
-pub(crate) use call::has_short_runs;
+pub(crate) use cut::has_short_runs;
 pub use observe::RangeAccumulator;
-pub use plan::{Bound, Need, Operation, Plan, Role};
+pub use plan::{Bound, Layout, Need, Operation, Plan, Role};
 pub use shader::{Codec, Kernel, Params, Program, RECIPE_WORDS, Tuning, shader_source};
 
 use crate::device::{Computed, DeviceInfo};
@@ -182,16 +184,23 @@ impl Gpu {
 
     /// The same device that always quantizes in two passes, and the same compiled kernels.
     pub(crate) fn in_two_passes(&self) -> Self {
-        let Tuning { chunk_elems, slab_units, workgroups_per_dimension, .. } = self.tuning;
-        let gpu = self.cut(chunk_elems, slab_units, workgroups_per_dimension);
-        Self { tuning: gpu.tuning.one_pass(false), ..gpu }
+        self.tuned(self.tuning.one_pass(false))
     }
 
     /// The same device with smaller chunks, slabs and dispatches, and the same compiled kernels.
     pub(crate) fn cut(&self, chunk_elems: u32, slab_units: usize, workgroups_per_dimension: u32) -> Self {
-        let tuning = Tuning { chunk_elems, slab_units, workgroups_per_dimension, ..self.tuning };
-        let gpu = Self::with_info(self.device.clone(), self.queue.clone(), self.info.clone());
-        Self { tuning, pipelines: Arc::clone(&self.pipelines), lost: Arc::clone(&self.lost), ..gpu }
+        self.tuned(Tuning { chunk_elems, slab_units, workgroups_per_dimension, ..self.tuning })
+    }
+
+    /// The same device with another tuning of the same workgroups, whose compiled kernels it shares.
+    fn tuned(&self, tuning: Tuning) -> Self {
+        Self {
+            tuning,
+            pipelines: Arc::clone(&self.pipelines),
+            cache: self.cache.clone(),
+            lost: Arc::clone(&self.lost),
+            ..Self::with_info(self.device.clone(), self.queue.clone(), self.info.clone())
+        }
     }
 
     /// What this is.

@@ -8,7 +8,6 @@ use crate::layout::{Granularity, RangeUnits};
 use crate::range::{ObservedRanges, Observer};
 use crate::tensor::Tensor;
 use std::collections::VecDeque;
-use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
 /// Batches that may be on their way to the device at once; what they take there is bounded so.
@@ -54,11 +53,6 @@ impl RangeAccumulator {
 
     pub(super) fn keys(&self) -> &wgpu::Buffer {
         &self.keys
-    }
-
-    /// The keys of these units, in a buffer of a call's own.
-    pub(super) fn copy(&self, job: &mut Job<'_>, units: &Range<usize>) -> Result<wgpu::Buffer> {
-        job.copy("observed ranges", &self.keys, 8 * units.start..8 * units.end)
     }
 
     /// Whether a tensor of so many range units can go with it here.

@@ -98,16 +98,23 @@ pub struct Program {
     pub codec: Codec,
     /// The input that it is composed for.
     pub input: ElemType,
+    /// Whether its parameters are rows of a table, one per tensor of a batch.
+    pub batched: bool,
 }
 
 impl Program {
     /// A kernel composed for a scheme and an input.
     pub fn new(kernel: Kernel, scheme: Scheme, input: ElemType) -> Self {
         let codec = if kernel.sees_codes() { Codec::of(scheme) } else { Codec::ALL[0] };
-        Self { kernel, codec, input: if kernel.sees_input() { input } else { ElemType::F32 } }
+        Self { kernel, codec, input: if kernel.sees_input() { input } else { ElemType::F32 }, batched: false }
     }
 
-    /// Every program that a call can run.
+    /// The same for a batch of tensors.
+    pub(super) fn batched(self, batched: bool) -> Self {
+        Self { batched, ..self }
+    }
+
+    /// Every program that a call or a recording can run.
     pub fn all() -> Vec<Self> {
         let mut all = vec![];
         for &kernel in Kernel::ALL {
@@ -121,7 +128,10 @@ impl Program {
                     continue;
                 }
                 for &input in if kernel.sees_input() { ElemType::ALL } else { &ElemType::ALL[..1] } {
-                    all.push(Self { kernel, codec, input });
+                    all.push(Self { kernel, codec, input, batched: false });
+                    if kernel.is_batched() {
+                        all.push(Self { kernel, codec, input, batched: true });
+                    }
                 }
             }
         }
@@ -136,6 +146,9 @@ impl Program {
         }
         if self.kernel.sees_input() {
             write!(label, "+{}", self.input.name()).expect("writing to a string cannot fail");
+        }
+        if self.batched {
+            label.push_str("+batch");
         }
         label
     }
@@ -290,6 +303,18 @@ pub struct Params {
     pub scales_at: u32,
     /// Where zero points begin, in words.
     pub zero_points_at: u32,
+    /// Where ranges begin, in range units.
+    pub ranges_at: u32,
+    /// Where recipes begin, in range units.
+    pub recipes_at: u32,
+    /// Where the loss's words begin.
+    pub losses_at: u32,
+    /// Where |x' - x| begins, in words.
+    pub errors_at: u32,
+    /// Rows of the table that this is a row of.
+    pub rows: u32,
+    /// Its first workgroup.
+    pub first_workgroup: u32,
 }
 
 impl Params {
@@ -339,6 +364,8 @@ const WIDEN: &str = include_str!("../../shaders/exact/widen.wgsl");
 const NARROW: &str = include_str!("../../shaders/exact/narrow.wgsl");
 const OBSERVE: &str = include_str!("../../shaders/exact/observe.wgsl");
 const PARAMS: &str = include_str!("../../shaders/params.wgsl");
+const ONE: &str = include_str!("../../shaders/one.wgsl");
+const BATCH: &str = include_str!("../../shaders/batch.wgsl");
 const UNIT: &str = include_str!("../../shaders/unit.wgsl");
 const TRAVERSE: &str = include_str!("../../shaders/traverse.wgsl");
 const COLUMNS: &str = include_str!("../../shaders/columns.wgsl");
@@ -396,6 +423,53 @@ impl Kernel {
             Self::FakeQuantizeOnce => "fake_quantize_once",
             Self::AbsErrorStore => "abs_error_store",
             _ => self.entry_point(),
+        }
+    }
+
+    /// Whether it writes what is bound there.
+    pub(super) fn writes(self, binding: u32) -> bool {
+        match self {
+            Self::Clear => binding == 1,
+            Self::MinMax | Self::Observe => binding == 3,
+            Self::Scale => binding > 1,
+            Self::Quantize | Self::FakeQuantize => matches!(binding, 1 | 4),
+            Self::QuantizeLoss => matches!(binding, 1 | 4 | 5),
+            Self::QuantizeOnce | Self::FakeQuantizeOnce => matches!(binding, 1 | 3 | 4 | 6),
+            Self::QuantizeOnceLoss => matches!(binding, 1 | 3..=6),
+            Self::Dequantize => binding == 4,
+            Self::AbsError | Self::AbsErrorStore => matches!(binding, 5 | 6),
+            Self::Loss => matches!(binding, 1 | 5),
+        }
+    }
+
+    /// Whether recordings of a batch run it: neither the loss, which would bind one buffer too many, nor what gathers
+    /// ranges over batches of data.
+    fn is_batched(self) -> bool {
+        !matches!(
+            self,
+            Self::Observe
+                | Self::QuantizeLoss
+                | Self::QuantizeOnceLoss
+                | Self::AbsError
+                | Self::AbsErrorStore
+                | Self::Loss
+        )
+    }
+
+    /// Whether it counts what is out of the ordinary.
+    pub(super) fn counts(self) -> bool {
+        matches!(self, Self::Loss) || self.rank() == 3 && self != Self::Dequantize
+    }
+
+    /// Whether it comes after those of a lower rank, in every operation.
+    pub(super) fn rank(self) -> u32 {
+        match self {
+            Self::Clear => 0,
+            Self::MinMax => 1,
+            Self::Observe | Self::Scale => 2,
+            Self::AbsError | Self::AbsErrorStore => 4,
+            Self::Loss => 5,
+            _ => 3,
         }
     }
 
@@ -464,7 +538,7 @@ fn input_fragment(input: ElemType) -> &'static str {
 
 /// The WGSL text of a program, as the device gets it.
 pub fn shader_source(program: Program, workgroup: u32) -> String {
-    let Program { kernel, codec, input } = program;
+    let Program { kernel, codec, input, batched } = program;
     let mut text = String::new();
     let mut define = |name: &str, value: &dyn std::fmt::Display, suffix: &str| {
         writeln!(text, "const {name} = {value}{suffix};").expect("writing to a string cannot fail");
@@ -490,7 +564,7 @@ pub fn shader_source(program: Program, workgroup: u32) -> String {
     for (i, name) in TALLIES.iter().enumerate() {
         define(name, &i, "u");
     }
-    let mut fragments = vec![PARAMS];
+    let mut fragments = vec![PARAMS, if batched { BATCH } else { ONE }];
     // A fragment that a kernel has no use for is left out, so that what is tested is what runs.
     if kernel != Kernel::Clear {
         fragments.push(FLOAT);
@@ -526,4 +600,26 @@ pub fn shader_source(program: Program, workgroup: u32) -> String {
         text.push_str(fragment);
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_kernel_writes_is_what_its_text_says() {
+        for program in Program::all() {
+            let text = shader_source(program, 64);
+            let mut bound = 0;
+            for declared in text.split("@binding(").skip(1).filter(|declared| declared.contains("var<storage")) {
+                let (binding, rest) = declared.split_once(')').unwrap();
+                let Some(access) = rest.trim_start().strip_prefix("var<storage, ") else { continue };
+                let binding = binding.parse().unwrap();
+                let writes = access.starts_with("read_write");
+                assert_eq!(program.kernel.writes(binding) && binding > 0, writes, "{} {binding}", program.label());
+                bound += 1;
+            }
+            assert!(bound > 0, "{}", program.label());
+        }
+    }
 }

@@ -79,7 +79,7 @@ fn asynchronous(gpu: &Gpu) {
 }
 
 /// The same adapter as another program would find it.
-fn own_adapter(gpu: &Gpu) -> wgpu::Adapter {
+pub(crate) fn own_adapter(gpu: &Gpu) -> wgpu::Adapter {
     let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
     let is_same = |adapter: &wgpu::Adapter| {
         let info = adapter.get_info();

@@ -13,6 +13,7 @@ mod device;
 mod equality;
 mod exhaustive;
 mod invariance;
+mod layouts;
 mod observe;
 mod record;
 
@@ -72,6 +73,7 @@ impl Subject {
             (invariance::TESTS, false),
             (observe::TESTS, false),
             (record::TESTS, false),
+            (layouts::TESTS, false),
             (device::TESTS, false),
             (device::SOFTWARE_VULKAN_TESTS, !software_vulkan),
             (exhaustive::TESTS, true),

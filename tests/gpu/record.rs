@@ -4,7 +4,7 @@ use crate::corpus::{Rng, data};
 use crate::{Cases, Test, another, assert_all_equal};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
-use wgpu_quant::gpu::{Bound, Operation, Plan, Role};
+use wgpu_quant::gpu::{Bound, Need, Operation, Plan, Role};
 use wgpu_quant::{Counts, ElemType, Error, Gpu, Granularity, Quantized, Scheme, Spec, Tensor, cpu, wgpu};
 
 pub(crate) const TESTS: &[Test] = &[
@@ -50,8 +50,8 @@ const CANARY: u8 = 0xa5;
 const MARGIN: u64 = 64;
 
 /// A caller's buffer: a role's bytes at some offset, with other data around.
-struct Held {
-    role: Role,
+pub(crate) struct Held {
+    pub(crate) role: Role,
     buffer: wgpu::Buffer,
     offset: u64,
     bytes: u64,
@@ -59,7 +59,10 @@ struct Held {
 
 impl Held {
     fn new(gpu: &Gpu, plan: &Plan, role: Role, turn: u64, content: &[u8]) -> Option<Self> {
-        let need = plan.need(role)?;
+        Some(Self::of(gpu, plan.need(role)?, role, turn, content))
+    }
+
+    pub(crate) fn of(gpu: &Gpu, need: Need, role: Role, turn: u64, content: &[u8]) -> Self {
         let offset = turn * need.offset_alignment_bytes;
         let size = (offset + need.bytes + MARGIN).next_multiple_of(4);
         let mut bytes = vec![CANARY; size as usize];
@@ -68,11 +71,16 @@ impl Held {
         let buffer =
             gpu.device().create_buffer(&wgpu::BufferDescriptor { label: None, size, usage, mapped_at_creation: false });
         gpu.queue().write_buffer(&buffer, 0, &bytes);
-        Some(Self { role, buffer, offset, bytes: need.bytes })
+        Self { role, buffer, offset, bytes: need.bytes }
+    }
+
+    /// Zeroes its place.
+    pub(crate) fn clear(&self, encoder: &mut wgpu::CommandEncoder) {
+        encoder.clear_buffer(&self.buffer, self.offset, Some(self.bytes));
     }
 
     /// What it holds, after a look at what is around.
-    fn read(&self, gpu: &Gpu, case: &str) -> Vec<u8> {
+    pub(crate) fn read(&self, gpu: &Gpu, case: &str) -> Vec<u8> {
         let all = read(gpu, &self.buffer);
         let (start, end) = (self.offset as usize, (self.offset + self.bytes) as usize);
         let others = all[..start].iter().chain(&all[end..]);
@@ -81,7 +89,7 @@ impl Held {
     }
 }
 
-fn read(gpu: &Gpu, buffer: &wgpu::Buffer) -> Vec<u8> {
+pub(crate) fn read(gpu: &Gpu, buffer: &wgpu::Buffer) -> Vec<u8> {
     let staging = gpu.device().create_buffer(&wgpu::BufferDescriptor {
         label: None,
         size: buffer.size(),
@@ -96,14 +104,14 @@ fn read(gpu: &Gpu, buffer: &wgpu::Buffer) -> Vec<u8> {
     staging.get_mapped_range(..).unwrap().to_vec()
 }
 
-fn submit(gpu: &Gpu, record: impl FnOnce(&mut wgpu::CommandEncoder)) {
+pub(crate) fn submit(gpu: &Gpu, record: impl FnOnce(&mut wgpu::CommandEncoder)) {
     let mut encoder = gpu.device().create_command_encoder(&Default::default());
     record(&mut encoder);
     gpu.queue().submit([encoder.finish()]);
 }
 
-fn bind(plan: &Plan, held: &[Held]) -> Bound {
-    plan.bind(&held.iter().map(|held| (held.role, &held.buffer, held.offset)).collect::<Vec<_>>()).unwrap()
+pub(crate) fn bind<'h>(plan: &Plan, held: impl IntoIterator<Item = &'h Held>) -> Bound {
+    plan.bind(&held.into_iter().map(|held| (held.role, &held.buffer, held.offset)).collect::<Vec<_>>()).unwrap()
 }
 
 const ROLES: [Role; 6] = [Role::Input, Role::Output, Role::Scales, Role::ZeroPoints, Role::Counts, Role::Scratch];
@@ -117,11 +125,11 @@ struct Result {
     counts: Option<Counts>,
 }
 
-fn bytes_of<T: bytemuck::Pod>(values: &[T]) -> Vec<u8> {
+pub(crate) fn bytes_of<T: bytemuck::Pod>(values: &[T]) -> Vec<u8> {
     bytemuck::cast_slice(values).to_vec()
 }
 
-fn words<T: bytemuck::Pod>(bytes: &[u8]) -> Vec<T> {
+pub(crate) fn words<T: bytemuck::Pod>(bytes: &[u8]) -> Vec<T> {
     bytes.chunks_exact(size_of::<T>()).map(bytemuck::pod_read_unaligned).collect()
 }
 
@@ -184,6 +192,7 @@ fn expected(operation: Operation, spec: &Spec, x: Tensor<'_>, q: &Quantized) -> 
             zero_points: zero_points.to_vec(),
             counts: None,
         },
+        _ => unreachable!("{operation:?} has a test of its own"),
     }
 }
 
@@ -394,7 +403,7 @@ fn refused(gpu: &Gpu) {
     let error = plan.bind(&good[1..]).unwrap_err().to_string();
     assert!(error.contains("the input buffer: not given"), "{error}");
     let twice = [&good[..], &good[..1]].concat();
-    assert!(plan.bind(&twice).unwrap_err().to_string().contains("given twice"));
+    assert!(plan.bind(&twice).unwrap_err().to_string().contains("given 2 times, 1 are allowed"));
     let extra = [&good[..], &[(Role::ZeroPoints, &both, 0)]].concat();
     assert!(plan.bind(&extra).unwrap_err().to_string().contains("the zero points buffer: this plan has none"));
     assert!(plan.create(Role::ZeroPoints).is_err());

@@ -315,7 +315,7 @@ fn violations_planted_in_the_shaders_are_found() {
         (Kernel::Scale, "    if (m == 0u) { return sign; }", "", "countLeadingZeros of"),
         (Kernel::Dequantize, "if (hi == 0u)", "if (lo == 0u)", "countLeadingZeros of"),
         (Kernel::Scale, "        y.e,\n", "        bitcast<i32>(cap_p),\n", "a store of"),
-        (Kernel::MinMax, "atomicMax(&ranges[2u * unit], hi)", "atomicMin(&ranges[2u * unit], hi)", "`atomicMin`"),
+        (Kernel::MinMax, "atomicMax(&ranges[at], hi)", "atomicMin(&ranges[at], hi)", "`atomicMin`"),
     ] {
         let text = shader_source(Program::new(kernel, Scheme::INT8_ABSMAX, ElemType::F32), 64);
         assert!(text.contains(line), "{} has no {line}", kernel.label());

@@ -115,6 +115,12 @@ fn the_uniform_and_the_recipe_are_laid_out_as_in_rust() {
         ("out_at", offset_of!(Params, out_at)),
         ("scales_at", offset_of!(Params, scales_at)),
         ("zero_points_at", offset_of!(Params, zero_points_at)),
+        ("ranges_at", offset_of!(Params, ranges_at)),
+        ("recipes_at", offset_of!(Params, recipes_at)),
+        ("losses_at", offset_of!(Params, losses_at)),
+        ("errors_at", offset_of!(Params, errors_at)),
+        ("rows", offset_of!(Params, rows)),
+        ("first_workgroup", offset_of!(Params, first_workgroup)),
     ];
     for_each_shader(|label, _, _, module, _| {
         let of = |name: &str| module.types.iter().find(|(_, ty)| ty.name.as_deref() == Some(name));

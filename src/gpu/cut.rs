@@ -1,0 +1,193 @@
+//! How work is cut: slots into chunks that fit a buffer each, range units into slabs that do, chunks into workgroups.
+
+use super::Gpu;
+use super::job::Dispatch;
+use super::shader::{self, Kernel, LOSS_WORDS, MIN_RUN, ONCE_UNITS, Params, Program, RECIPE_WORDS};
+use crate::layout::{Chunk, RangeUnits, Slots, saturate};
+use std::ops::Range;
+
+/// What a binding may begin before the bytes that it is for.
+const BINDING_SLACK_BYTES: usize = 256;
+
+/// Counters per chunk.
+pub(super) const TALLIES: usize = shader::TALLIES.len();
+
+/// An operation's pieces. Both are usually one.
+pub(super) struct Cut {
+    pub(super) slabs: Vec<Range<usize>>,
+    pub(super) chunks: Vec<(Chunk, Params)>,
+}
+
+impl Gpu {
+    /// The most slots of so many bytes that one buffer can hold here.
+    fn chunk_slots(&self, slot_bytes: usize) -> u32 {
+        let slots = saturate(
+            usize::try_from(self.max_buffer_bytes()).unwrap_or(usize::MAX).saturating_sub(BINDING_SLACK_BYTES)
+                / slot_bytes,
+        );
+        let invocations = u32::try_from(self.invocations()).unwrap_or(u32::MAX);
+        (slots.min(self.tuning.chunk_elems).min(invocations) & !7).max(8)
+    }
+
+    /// The most invocations of one dispatch.
+    pub(super) fn invocations(&self) -> u64 {
+        let workgroups = u64::from(self.workgroups_per_dimension());
+        workgroups * workgroups * u64::from(self.tuning.workgroup)
+    }
+
+    /// The most range units whose entries fit in one buffer here.
+    pub(super) fn slab_units(&self) -> usize {
+        let widest = 4 * LOSS_WORDS.max(RECIPE_WORDS) as u64;
+        let units = usize::try_from(self.max_buffer_bytes().saturating_sub(BINDING_SLACK_BYTES as u64) / widest)
+            .unwrap_or(usize::MAX);
+        let invocations = usize::try_from(self.invocations()).unwrap_or(usize::MAX);
+        units.min(self.tuning.slab_units).min(invocations).max(1)
+    }
+
+    /// The chunks of a tensor, each with its parameters. `slot_bytes` is the most that a slot takes in any buffer,
+    /// `tile_elems` what chunks must be a multiple of, `borders` the slots that no chunk crosses.
+    pub(super) fn cut_work(
+        &self,
+        slots: Slots,
+        numbers: Params,
+        slot_bytes: usize,
+        tile_elems: u32,
+        borders: &[usize],
+    ) -> Cut {
+        let slabs = slots.slabs(self.slab_units());
+        // What is read may lie further apart than it is long.
+        let spread = slots.row_pitch.div_ceil(slots.row_elems.max(1)).max(1);
+        let chunk_slots = self.chunk_slots(slot_bytes.saturating_mul(spread));
+        let chunk_slots = chunk_slots.checked_div(tile_elems).map_or(chunk_slots, |tiles| tiles.max(1) * tile_elems);
+        let params = |(i, chunk): (usize, &Chunk)| {
+            let params = Params {
+                elems: saturate(chunk.slots.len()),
+                first_unit: saturate(chunk.first_unit),
+                first_left: saturate(chunk.first_left),
+                run: saturate(slots.run_slots()),
+                units: saturate(slabs[chunk.slab].len()),
+                counters: saturate(i * TALLIES),
+                tile_elems,
+                ..numbers
+            };
+            if slots.is_dense() {
+                return params;
+            }
+            Params {
+                row_slots: saturate(slots.row_slots),
+                row_elems: saturate(slots.row_elems),
+                row_pitch: saturate(slots.row_pitch),
+                row_units: saturate(slots.row_units()),
+                first_row_slots: saturate(chunk.first_row_slots),
+                first_row_elems: saturate(chunk.first_row_elems),
+                first_row_runs: saturate(chunk.first_row_runs),
+                first_at: saturate(chunk.first_at),
+                second_row_at: saturate(chunk.second_row_at),
+                ..params
+            }
+        };
+        let chunks = slots.chunks(chunk_slots, &slabs, borders);
+        let params: Vec<Params> = chunks.iter().enumerate().map(params).collect();
+        Cut { slabs, chunks: chunks.into_iter().zip(params).collect() }
+    }
+
+    /// The slots of a tile that is quantized in one pass; `None` where range units do not fit or follow each other, or
+    /// a border cuts one.
+    pub(super) fn once(&self, kernel: Kernel, slots: Slots, slot_bytes: usize, borders: &[usize]) -> Option<u32> {
+        let RangeUnits { outer, units, inner_elems, .. } = slots.units;
+        let most = kernel.tile_elems(self.tuning.workgroup).min(self.chunk_slots(slot_bytes)) as usize & !7;
+        if !self.tuning.one_pass || !slots.is_dense() || outer != 1 || inner_elems == 0 || inner_elems > most {
+            return None;
+        }
+        if slots.slabs(self.slab_units()).len() > 1 || borders.iter().any(|border| border % inner_elems != 0) {
+            return None;
+        }
+        if units == 1 {
+            return Some(saturate(inner_elems.next_multiple_of(8)));
+        }
+        // So many units end with a block of 8 slots, and so with a whole word of codes.
+        let together = 8 >> inner_elems.trailing_zeros().min(3);
+        let tile_units = (most / inner_elems).min(ONCE_UNITS as usize) / together * together;
+        (tile_units > 0).then(|| saturate(tile_units * inner_elems))
+    }
+
+    /// A dispatch that visits every slot of a chunk, as rows.
+    pub(super) fn over_rows<B: Clone>(&self, program: Program, params: Params, buffers: &[(u32, &B)]) -> Dispatch<B> {
+        let kernel = program.kernel;
+        let tile = if kernel.is_once() { params.tile_elems } else { kernel.tile_elems(self.tuning.workgroup) };
+        Dispatch::new(program, params, buffers, u64::from(params.elems).div_ceil(tile.into()))
+    }
+
+    /// The same for a reduction per range unit: run by run or as columns where runs are short.
+    pub(super) fn over_runs<B: Clone>(
+        &self,
+        program: Program,
+        units: RangeUnits,
+        params: Params,
+        buffers: &[(u32, &B)],
+    ) -> Dispatch<B> {
+        if !(params.units > 1 && params.run < MIN_RUN) {
+            return self.over_rows(program, params, buffers);
+        }
+        let elems = u64::from(params.elems);
+        let dispatch = |stride: u64, invocations: u64| {
+            let params = Params { stride: u32::try_from(stride).unwrap_or(u32::MAX), ..params };
+            Dispatch::new(program, params, buffers, invocations.div_ceil(self.tuning.workgroup.into()))
+        };
+        if units.outer == 1 && params.row_slots == 0 {
+            let rest = elems.saturating_sub(params.first_left.into());
+            return dispatch(1, 1 + rest.div_ceil(params.run.into()));
+        }
+        // A whole number of periods, and enough neighbours to fill some workgroups. A chunk within one period
+        // is a single row, of which every invocation sees one slot.
+        let period = match params.row_units {
+            0 => u64::from(params.run) * u64::from(params.units),
+            _ if units.outer == 1 => elems,
+            _ => u64::from(params.row_slots),
+        };
+        let wanted = u64::from(4 * self.tuning.workgroup);
+        let stride = (period * wanted.div_ceil(period)).min(elems);
+        let rows = elems.div_ceil(stride);
+        dispatch(stride, stride * rows.div_ceil(u64::from(8 * program.kernel.blocks(self.tuning.workgroup))))
+    }
+
+    /// A dispatch with an invocation for each of so many.
+    pub(super) fn over_units<B: Clone>(
+        &self,
+        program: Program,
+        params: Params,
+        buffers: &[(u32, &B)],
+        units: u64,
+    ) -> Dispatch<B> {
+        Dispatch::new(program, params, buffers, units.div_ceil(self.tuning.workgroup.into()))
+    }
+}
+
+/// Whether a tensor's runs are so short that the loss takes passes of its own, unless it is quantized in one pass.
+pub(crate) fn has_short_runs(units: RangeUnits) -> bool {
+    units.units > 1 && units.inner_elems < MIN_RUN as usize
+}
+
+/// The slots of a row of codes of so many bits.
+fn code_row_slots(row_elems: usize, bits: u32) -> usize {
+    if bits == 4 { row_elems.next_multiple_of(2) } else { row_elems }
+}
+
+/// The slots of rows of elements whose codes have so many bits.
+pub(super) fn slots_of_rows(row_elems: usize, row_pitch: usize, units: RangeUnits, bits: u32) -> Slots {
+    let align = if bits == 4 { 2 } else { 1 };
+    let row_slots = code_row_slots(row_elems, bits);
+    Slots { units, row_elems, row_slots, row_pitch, align }
+}
+
+/// The slots of codes that are read.
+pub(super) fn slots_of_codes(row_elems: usize, units: RangeUnits, bits: u32) -> Slots {
+    let row_pitch = code_row_slots(row_elems, bits);
+    Slots { units, row_elems, row_slots: row_elems, row_pitch, align: if bits == 4 { 2 } else { 1 } }
+}
+
+/// The bytes of these slots' codes; 4-bit codes begin with a byte.
+pub(super) fn code_range(slots: &Range<usize>, bits: u32) -> Range<usize> {
+    let bits = bits as usize;
+    slots.start * bits / 8..(slots.end * bits).div_ceil(8)
+}
