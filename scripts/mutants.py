@@ -49,6 +49,7 @@ TRAVERSE = "shaders/traverse.wgsl"
 COLUMNS = "shaders/columns.wgsl"
 SUMS = "shaders/loss_sums.wgsl"
 CALL = "src/gpu/call.rs"
+CUT = "src/gpu/cut.rs"
 CODER = "src/cpu/code.rs"
 LAYOUT = "src/layout.rs"
 
@@ -102,7 +103,7 @@ FAULTS = [
     ("zero_point_of: beyond the codes", SCALE, "min(max(z, r.qmin), r.qmax)", "max(z, r.qmin)"),
     ("cast_scale: tiny values have the scale of zeros", SCALE, "return select(s, 1u, s == 0u);", "return s;"),
     ("reach: the reach of one side", "shaders/unit.wgsl", "let d = sub(end_n, lo);", "let d = sub(end_n, end_n);"),
-    ("scale: a dispatch of one dimension", "shaders/scale.wgsl", "(group.x + group.y * groups.x) * WORKGROUP", "group.x * WORKGROUP"),
+    ("one: a dispatch of one dimension", "shaders/one.wgsl", "return group.x + group.y * groups.x;", "return group.x;"),
     # Other float types, as input and as codes.
     ("from_f64: lost sticky bit", WIDEN, "| (rest >> 22u) | sticky", "| (rest >> 22u)"),
     ("from_f64: a NaN of low bits is infinity", WIDEN, "(top | rest) == 0u", "top == 0u"),
@@ -128,16 +129,24 @@ FAULTS = [
     ("merged: the first batch is averaged with 0", "shaders/exact/observe.wgsl", "if (seen.x == 0u) {", "if (seen.x == 0xffffffffu) {"),
     ("observe: slabs all begin at unit 0", "shaders/observe.wgsl", "params.first_unit + unit", "unit"),
     # Recordings over a caller's buffers.
-    ("plan: the input begins with its binding", "src/gpu/plan.rs", "params.x_at = elems / 4;", "params.x_at = 0;"),
+    ("plan: the input begins with its binding", "src/gpu/plan.rs", "params.x_at = saturate(elems / 4);", "params.x_at = 0;"),
     ("plan: rows begin with a vector", "src/gpu/plan.rs", "params.first_at += rest;", ""),
     ("plan: counts begin with their binding", "src/gpu/plan.rs", "params.counters += words", "params.counters += 0 * words"),
-    ("plan: ranges are not cleared", "src/gpu/plan.rs", "first.bytes.start..last.bytes.end", "first.bytes.start..first.bytes.start + 4"),
+    ("plan: ranges are not cleared", "src/gpu/plan.rs", "(Space::Ranges, ranges)", "(Space::Ranges, 0..0)"),
+    ("plan: sums of the loss are not cleared", "src/gpu/plan.rs", "(Space::LossSums, 0..4 * (LOSS_WORDS * units) as u64)", "(Space::LossSums, 0..0)"),
+    ("plan: the next slice's place in the slice before", "src/gpu/plan.rs", "begin <= start) - 1;", "begin <= start).saturating_sub(2);"),
+    ("plan: tensors of a batch with the first one's recipes", "src/gpu/plan.rs", "params.recipes_at = words / saturate(RECIPE_WORDS)", "params.recipes_at = 0 * words"),
+    ("plan: scales of a batch at the first one's", "src/gpu/plan.rs", "Space::Scales => params.scales_at = words,", "Space::Scales => params.scales_at = 0 * words,"),
+    ("batch: the row before", "shaders/batch.wgsl", "let before = workgroup <", "let before = workgroup <="),
+    ("batch: tiles counted from the first row's", "shaders/batch.wgsl", "return workgroup - params.first_workgroup;", "return workgroup;"),
+    ("stages: the loss of given scales without its ranges", "src/gpu/stages.rs", "if once.is_none() && (with_loss || !(is_given || scheme.is_cast())) {", "if once.is_none() && !(is_given || scheme.is_cast()) {"),
+    ("stages: rows cut inside a row begin with their window", "src/gpu/stages.rs", "(chunk.at.start + chunk.first_at) * self.elem_bytes", "chunk.at.start * self.elem_bytes"),
     ("clear: the last word stays", "shaders/clear.wgsl", "i < params.elems", "i + 1u < params.elems"),
     # Ranges, traversal, workgroups.
     ("min_max: no barrier before the tile", "shaders/min_max.wgsl", "atomicStore(&slots[i], 0u); }\n    workgroupBarrier();", "atomicStore(&slots[i], 0u); }"),
-    ("min_max: no barrier after the tile", "shaders/min_max.wgsl", "rows(tile, lane);\n    workgroupBarrier();", "rows(tile, lane);"),
+    ("min_max: no barrier after the tile", "shaders/min_max.wgsl", "rows(tile, lane); }\n    workgroupBarrier();", "rows(tile, lane); }"),
     ("quantize: no barrier after the tile", "shaders/quantize.wgsl", "flush_tally();\n    workgroupBarrier();", "flush_tally();"),
-    ("abs_error: no barrier after the tile", "shaders/abs_error.wgsl", "rows(tile, lane);\n    workgroupBarrier();", "rows(tile, lane);"),
+    ("abs_error: no barrier after the tile", "shaders/abs_error.wgsl", "rows(tile, lane); }\n    workgroupBarrier();", "rows(tile, lane); }"),
     ("loss: no barrier before the tile", "shaders/loss.wgsl", "clear_loss(lane);\n    workgroupBarrier();", "clear_loss(lane);"),
     ("once: no barrier before the ranges", ONCE, "    workgroupBarrier();\n    once_unit = 0u;", "    once_unit = 0u;"),
     ("once: a unit begins one element late", ONCE, "var left = length - (first - unit * length);", "var left = length - (first - unit * length) + 1u;"),
@@ -191,9 +200,9 @@ FAULTS = [
     ("layout: slabs of 4-bit codes end inside a byte", LAYOUT, "if self.align > 1 || most >= 8 { (most & !7).max(8) } else { most }", "most"),
     ("host: cross sum without its sign", CALL, "(cross << 32).cast_signed() >> 32", "cross.cast_signed()"),
     ("host: last bytes not uploaded", "src/gpu/job.rs", "last[..bytes.len() - whole].copy_from_slice(&bytes[whole..]);", ""),
-    ("host: scales of the first slab for all", CALL, "&scales[range.clone()]", "&scales[..range.len()]"),
-    ("host: tiles of one pass end inside a word", CALL, "8 >> inner_elems.trailing_zeros().min(3)", "4 >> inner_elems.trailing_zeros().min(2)"),
-    ("host: groups of short rows as columns", CALL, "_ if units.outer == 1 => elems,", "_ if units.outer == 1 => u64::from(params.row_slots),"),
+    ("host: scales of the first slab for all", CALL, "&all[at(bytes.start)..at(bytes.end)]", "&all[..at(bytes.end - bytes.start)]"),
+    ("host: tiles of one pass end inside a word", CUT, "8 >> inner_elems.trailing_zeros().min(3)", "4 >> inner_elems.trailing_zeros().min(2)"),
+    ("host: groups of short rows as columns", CUT, "_ if units.outer == 1 => elems,", "_ if units.outer == 1 => u64::from(params.row_slots),"),
     ("host: rows far apart, cut inside a row", CALL, "(row * x.row_pitch_elems() + column) * size", "row * x.row_pitch_elems() * size"),
 ]
 

@@ -533,6 +533,9 @@ impl Room {
 /// A caller's buffers, by role: one each, or one per slice or tensor.
 struct Given<'a>([Vec<(&'a wgpu::Buffer, u64)>; Role::ALL.len()]);
 
+/// Bytes of a buffer that a role takes, and whether they are written.
+type Held<'a> = (&'a wgpu::Buffer, Range<u64>, Role, bool);
+
 /// Dispatches of one kernel that became one, and the windows that they bind.
 struct Group<'a> {
     program: Program,
@@ -905,10 +908,10 @@ impl Plan {
         }
         bytes.sort_by(|(a, x, ..), (b, y, ..)| a.cmp(b).then(x.start.cmp(&y.start)));
         // The place that reaches furthest so far, and the written one that does.
-        let mut furthest: [Option<&(&wgpu::Buffer, Range<u64>, Role, bool)>; 2] = [None, None];
+        let mut furthest: [Option<&Held<'a>>; 2] = [None, None];
         for place in &bytes {
             let (buffer, at, role, is_written) = place;
-            let meets = |other: &&(&wgpu::Buffer, Range<u64>, Role, bool)| other.0 == *buffer && other.1.end > at.start;
+            let meets = |other: &&Held<'a>| other.0 == *buffer && other.1.end > at.start;
             let other = if *is_written { furthest[0] } else { furthest[1] };
             if let Some((.., other, _)) = other.filter(|other| meets(other) && !at.is_empty()) {
                 return Err(refused(*role, format!("its bytes {}..{} are {other} too", at.start, at.end)));
