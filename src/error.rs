@@ -114,7 +114,7 @@ pub enum Error {
         /// What it is.
         what: &'static str,
     },
-    /// A buffer cannot be bound to a plan.
+    /// A buffer cannot be bound to a plan, or read by a call.
     Binding {
         /// What the buffer is for.
         buffer: String,

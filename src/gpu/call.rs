@@ -271,6 +271,14 @@ fn check(gpu: &Gpu, spec: &Spec, units: RangeUnits, given: Option<Scales<'_>>) -
         Some(Scales::Observed(ranges)) => ranges.check(gpu, units.units),
         Some(Scales::Device(scales, zero_points)) => {
             let held = |buffer: &wgpu::Buffer| usize::try_from(buffer.size() / 4).unwrap_or(usize::MAX);
+            for (what, buffer) in [("scales", Some(scales)), ("zero points", zero_points)] {
+                if let Some(usage) =
+                    buffer.map(wgpu::Buffer::usage).filter(|u| !u.contains(wgpu::BufferUsages::COPY_SRC))
+                {
+                    let message = format!("of usage {usage:?}, COPY_SRC is needed");
+                    return Err(Error::Binding { buffer: what.to_owned(), message });
+                }
+            }
             let found_elems = held(scales);
             if found_elems < units.units {
                 return Err(Error::LengthMismatch { what: "scales", found_elems, expected_elems: units.units });

@@ -2,13 +2,17 @@
 
 use super::Gpu;
 use super::shader::{Kernel, Params, Program};
+use super::state::{Fault, State};
 use crate::error::{Error, Result};
 use futures_intrusive::channel::shared::{OneshotReceiver, oneshot_channel};
-use std::future::Future;
+use std::any::Any;
+use std::cell::Cell;
+use std::future::{Future, ready};
 use std::num::NonZeroU64;
 use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What a dispatch covers: invocations enough for this many workgroups. `B` is a buffer, or stands for one.
 pub(super) struct Dispatch<B = wgpu::Buffer> {
@@ -27,41 +31,125 @@ impl<B: Clone> Dispatch<B> {
 
 type Scope = Pin<Box<dyn Future<Output = Option<wgpu::Error>> + Send>>;
 
-/// Open error scopes, one per kind of error; they must close in reverse order, on the thread that opened them.
-pub(super) struct Scopes(Vec<wgpu::ErrorScopeGuard>);
+/// Open error scopes, one per kind of error; they must close in reverse order, on the thread that opened them. All
+/// buffers are created within.
+pub(super) struct Scopes<'d> {
+    device: &'d wgpu::Device,
+    state: &'d State,
+    guards: Vec<wgpu::ErrorScopeGuard>,
+    /// Whether a creation was made to fail.
+    failed: Cell<bool>,
+}
 
-impl Scopes {
-    pub(super) fn open(device: &wgpu::Device) -> Self {
+impl<'d> Scopes<'d> {
+    pub(super) fn open(device: &'d wgpu::Device, state: &'d State) -> Self {
         use wgpu::ErrorFilter::{Internal, OutOfMemory, Validation};
-        Self([Internal, Validation, OutOfMemory].map(|filter| device.push_error_scope(filter)).into())
+        let guards = [Internal, Validation, OutOfMemory].map(|filter| device.push_error_scope(filter)).into();
+        Self { device, state, guards, failed: Cell::new(false) }
+    }
+
+    /// Creates a buffer: every one of this library.
+    ///
+    /// For want of memory wgpu gives an invalid buffer and an error. So does a failure that a test asks for.
+    pub(super) fn buffer(&self, descriptor: &wgpu::BufferDescriptor<'_>) -> wgpu::Buffer {
+        if !self.state.fails(Fault::Buffer) {
+            return self.device.create_buffer(descriptor);
+        }
+        self.failed.set(true);
+        let unheard = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
+        let usage = descriptor.usage | wgpu::BufferUsages::from_bits_retain(1 << 31);
+        let invalid = self.device.create_buffer(&wgpu::BufferDescriptor { usage, ..descriptor.clone() });
+        drop(unheard);
+        invalid
+    }
+
+    /// Bytes on their way into a buffer, by a buffer of their own: for want of memory in `write_buffer`, wgpu would give up
+    /// the device, and what that has written would wait for a submission that may never come.
+    fn upload(&self, bytes: &[u8], to: &wgpu::Buffer) -> Copy {
+        let from = self.buffer(&wgpu::BufferDescriptor {
+            label: Some("wgpu-quant upload"),
+            // Copies are whole words; codes may end inside one.
+            size: (bytes.len() as u64).next_multiple_of(4),
+            usage: wgpu::BufferUsages::MAP_WRITE | wgpu::BufferUsages::COPY_SRC,
+            mapped_at_creation: true,
+        });
+        // A creation that failed is heard of later.
+        if let Ok(mut view) = from.get_mapped_range_mut(..) {
+            view.slice(..bytes.len()).copy_from_slice(bytes);
+        }
+        from.unmap();
+        let bytes = from.size();
+        Copy { from, from_byte: 0, to: to.clone(), bytes }
     }
 
     fn close(mut self) -> Vec<Scope> {
-        std::iter::from_fn(|| self.0.pop()).map(|scope| Box::pin(scope.pop()) as Scope).collect()
+        let injected = self.failed.get().then(|| {
+            let source = "a test asked for it".into();
+            Box::pin(ready(Some(wgpu::Error::OutOfMemory { source }))) as Scope
+        });
+        let closed = std::iter::from_fn(|| self.guards.pop()).map(|scope| Box::pin(scope.pop()) as Scope);
+        injected.into_iter().chain(closed).collect()
     }
 
-    /// Closes them, with the first error that they caught. Native scopes have their errors at once.
-    pub(super) fn first_error(self) -> Result<()> {
-        pollster::block_on(first_error(self.close()))
-    }
-
-    /// The same; of a lost device that.
-    pub(super) fn check(self, gpu: &Gpu) -> Result<()> {
-        let first = self.first_error();
-        gpu.check_alive().and(first)
+    /// Closes them, with the first error that they caught or what is behind it. Native scopes have their errors at once.
+    pub(super) fn check(self) -> Result<()> {
+        let (device, state) = (self.device, self.state);
+        match pollster::block_on(first_error(self.close())) {
+            Err(error) => Err(cause(device, state, error)),
+            // What a lost device makes is invalid, and no scope hears of it.
+            Ok(()) if is_lost(device) => Err(loss(device, state)),
+            Ok(()) => Ok(()),
+        }
     }
 }
 
-impl Drop for Scopes {
+impl Drop for Scopes<'_> {
     fn drop(&mut self) {
-        while self.0.pop().is_some() {}
+        while self.guards.pop().is_some() {}
     }
+}
+
+/// What is behind an error: a lost device fails everything, in other words.
+pub(super) fn cause(device: &wgpu::Device, state: &State, error: Error) -> Error {
+    match error {
+        Error::Gpu { .. } if state.check_alive().is_ok() && is_lost(device) => loss(device, state),
+        Error::DeviceLost { message } => {
+            state.lose(message.clone());
+            Error::DeviceLost { message }
+        }
+        _ => state.check_alive().err().unwrap_or(error),
+    }
+}
+
+/// The error of a lost device. Of its own device the callback knows more, which wgpu makes when it is polled.
+fn loss(device: &wgpu::Device, state: &State) -> Error {
+    let _ = poll(device, wgpu::PollType::Poll);
+    let message = "it gives no buffers any more".to_owned();
+    state.check_alive().err().unwrap_or_else(|| {
+        state.lose(message.clone());
+        Error::DeviceLost { message }
+    })
+}
+
+/// Whether a device gives buffers that cannot be mapped though there is memory: it is lost then. wgpu has no other answer
+/// for those who may not set a callback.
+pub(super) fn is_lost(device: &wgpu::Device) -> bool {
+    let unfailing = State::default();
+    let scopes = Scopes::open(device, &unfailing);
+    let probe = scopes.buffer(&wgpu::BufferDescriptor {
+        label: Some("wgpu-quant probe"),
+        size: 4,
+        usage: wgpu::BufferUsages::MAP_WRITE | wgpu::BufferUsages::COPY_SRC,
+        mapped_at_creation: true,
+    });
+    let mapped = probe.get_mapped_range_mut(..).is_ok();
+    !mapped && pollster::block_on(first_error(scopes.close())).is_ok()
 }
 
 /// Work that is being gathered. Every error of wgpu from here to `submit` is caught.
 pub(super) struct Job<'g> {
     gpu: &'g Gpu,
-    scopes: Scopes,
+    scopes: Scopes<'g>,
     copies: Vec<Copy>,
     dispatches: Vec<Dispatch>,
     reads: Vec<(wgpu::Buffer, usize)>,
@@ -85,11 +173,35 @@ struct Mapping {
 /// Submitted work.
 pub(super) struct Pending {
     device: wgpu::Device,
+    queue: wgpu::Queue,
     scopes: Vec<Scope>,
     index: Option<wgpu::SubmissionIndex>,
     mapped: Vec<Mapping>,
     kernels: Vec<Kernel>,
     timestamp_period: f32,
+}
+
+/// Submitted work of which nothing is read.
+#[derive(Debug)]
+pub(super) struct InFlight {
+    index: Option<wgpu::SubmissionIndex>,
+    done: OneshotReceiver<()>,
+}
+
+impl InFlight {
+    /// Blocks until the device is done with it.
+    pub(super) fn wait(self, gpu: &Gpu) -> Result<()> {
+        wait_for(&gpu.device, self.index, gpu.timeout())
+    }
+
+    /// The same without blocking, polled by whoever polls [`Pending::finished`].
+    pub(super) async fn finished(self, gpu: &Gpu) -> Result<()> {
+        if gpu.is_own {
+            return waited_for(&gpu.device, self.index, gpu.timeout()).await;
+        }
+        self.done.receive().await;
+        Ok(())
+    }
 }
 
 /// What came back: each read's bytes, and the kernels' times if they were taken.
@@ -100,8 +212,8 @@ pub(super) struct Finished {
 
 impl<'g> Job<'g> {
     pub(super) fn new(gpu: &'g Gpu) -> Result<Self> {
-        gpu.check_alive()?;
-        let scopes = Scopes::open(&gpu.device);
+        gpu.state.check_alive()?;
+        let scopes = Scopes::open(&gpu.device, &gpu.state);
         Ok(Self { gpu, scopes, copies: Vec::new(), dispatches: Vec::new(), reads: Vec::new() })
     }
 
@@ -112,7 +224,7 @@ impl<'g> Job<'g> {
         if size > allowed {
             return Err(Error::TooLarge { what, found: size, allowed });
         }
-        Ok(self.gpu.device.create_buffer(&wgpu::BufferDescriptor {
+        Ok(self.scopes.buffer(&wgpu::BufferDescriptor {
             label: Some(&format!("wgpu-quant {what}")),
             size,
             usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC,
@@ -121,17 +233,12 @@ impl<'g> Job<'g> {
     }
 
     /// The same, holding these bytes.
-    pub(super) fn upload(&self, what: &'static str, bytes: &[u8]) -> Result<wgpu::Buffer> {
-        let buffer = self.buffer(what, bytes.len())?;
-        let whole = bytes.len() & !3;
-        self.gpu.queue.write_buffer(&buffer, 0, &bytes[..whole]);
-        if whole < bytes.len() {
-            // Writes are whole words; codes may end inside one.
-            let mut last = [0u8; 4];
-            last[..bytes.len() - whole].copy_from_slice(&bytes[whole..]);
-            self.gpu.queue.write_buffer(&buffer, whole as u64, &last);
+    pub(super) fn upload(&mut self, what: &'static str, bytes: &[u8]) -> Result<wgpu::Buffer> {
+        let to = self.buffer(what, bytes.len())?;
+        if !bytes.is_empty() {
+            self.copies.push(self.scopes.upload(bytes, &to));
         }
-        Ok(buffer)
+        Ok(to)
     }
 
     /// The same, holding these bytes of a caller's buffer.
@@ -159,8 +266,8 @@ impl<'g> Job<'g> {
 
     /// Records everything into one command buffer and submits it.
     pub(super) fn submit(self) -> Result<Pending> {
-        let Self { gpu, scopes, copies, dispatches, reads } = self;
-        let (commands, staged) = record(gpu, &copies, &dispatches, &reads)?;
+        let Self { gpu, scopes, mut copies, dispatches, reads } = self;
+        let (commands, staged) = record(gpu, &scopes, &mut copies, &dispatches, &reads)?;
         let index = gpu.queue.submit([commands]);
         gpu.count_submission();
         let mapped = staged
@@ -171,6 +278,9 @@ impl<'g> Job<'g> {
                     // The receiver may be gone: a future that was dropped.
                     let _ = sender.send(result);
                 });
+                if gpu.state.fails(Fault::Mapping) {
+                    buffer.unmap();
+                }
                 Mapping { buffer, bytes, done }
             })
             .collect();
@@ -178,6 +288,7 @@ impl<'g> Job<'g> {
         let timed = gpu.takes_timestamps();
         Ok(Pending {
             device: gpu.device.clone(),
+            queue: gpu.queue.clone(),
             scopes,
             index: Some(index),
             mapped,
@@ -187,9 +298,13 @@ impl<'g> Job<'g> {
     }
 }
 
+/// Each takes two queries, and that many fit in a set.
+const MOST_TIMED: usize = wgpu::QUERY_SET_MAX_QUERIES as usize / 2;
+
 fn record(
     gpu: &Gpu,
-    copies: &[Copy],
+    scopes: &Scopes<'_>,
+    copies: &mut Vec<Copy>,
     dispatches: &[Dispatch],
     reads: &[(wgpu::Buffer, usize)],
 ) -> Result<(wgpu::CommandBuffer, Vec<(wgpu::Buffer, usize)>)> {
@@ -201,13 +316,17 @@ fn record(
     for (dispatch, place) in dispatches.iter().zip(uniforms.chunks_mut(slot)) {
         place[..size_of::<Params>()].copy_from_slice(bytemuck::bytes_of(&dispatch.params));
     }
-    let uniform = device.create_buffer(&wgpu::BufferDescriptor {
+    let uniform = scopes.buffer(&wgpu::BufferDescriptor {
         label: Some("wgpu-quant params"),
         size: uniforms.len() as u64,
         usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
         mapped_at_creation: false,
     });
-    gpu.queue.write_buffer(&uniform, 0, &uniforms);
+    copies.push(scopes.upload(&uniforms, &uniform));
+    if gpu.takes_timestamps() && dispatches.len() > MOST_TIMED {
+        let (found, allowed) = (dispatches.len() as u64, MOST_TIMED as u64);
+        return Err(Error::TooLarge { what: "the number of dispatches that are timed", found, allowed });
+    }
     let queries = (gpu.takes_timestamps() && !dispatches.is_empty()).then(|| {
         device.create_query_set(&wgpu::QuerySetDescriptor {
             label: Some("wgpu-quant timestamps"),
@@ -220,7 +339,7 @@ fn record(
     }
     let mut pass = None;
     for (i, dispatch) in dispatches.iter().enumerate() {
-        let pipeline = gpu.pipeline(dispatch.program);
+        let pipeline = gpu.pipeline(dispatch.program)?;
         let mut entries = vec![wgpu::BindGroupEntry {
             binding: 0,
             resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
@@ -262,7 +381,7 @@ fn record(
     }
     drop(pass);
     let staging = |size| {
-        device.create_buffer(&wgpu::BufferDescriptor {
+        scopes.buffer(&wgpu::BufferDescriptor {
             label: Some("wgpu-quant staging"),
             size,
             usage: wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::MAP_READ,
@@ -281,7 +400,7 @@ fn record(
     }
     if let Some(queries) = &queries {
         let bytes = 16 * dispatches.len() as u64;
-        let resolved = device.create_buffer(&wgpu::BufferDescriptor {
+        let resolved = scopes.buffer(&wgpu::BufferDescriptor {
             label: Some("wgpu-quant timestamps"),
             size: bytes,
             usage: wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC,
@@ -312,45 +431,41 @@ pub(super) fn grid(workgroups: u64, per_dimension: u32) -> Result<(u32, u32)> {
 
 impl Pending {
     /// Checks what wgpu made of the work, and does not wait for it.
-    pub(super) fn submitted(mut self, gpu: &Gpu) -> Result<Option<wgpu::SubmissionIndex>> {
+    pub(super) fn submitted(mut self) -> Result<InFlight> {
         // Native scopes have their errors at once.
-        pollster::block_on(self.check_scopes(gpu))?;
+        pollster::block_on(self.check_scopes())?;
+        let (sender, done) = oneshot_channel();
+        self.queue.on_submitted_work_done(move || {
+            // The receiver may be gone: nobody waits for this work.
+            let _ = sender.send(());
+        });
         // Frees what earlier work is done with. A failure shows when this work is waited for.
-        let _ = self.device.poll(wgpu::PollType::Poll);
-        Ok(self.index.take())
+        let _ = poll(&self.device, wgpu::PollType::Poll);
+        Ok(InFlight { index: self.index.take(), done })
     }
 
     /// Blocks until the device is done.
     pub(super) fn wait(mut self, gpu: &Gpu) -> Result<Finished> {
         // The scopes' errors explain more than what follows from them.
-        pollster::block_on(self.check_scopes(gpu))?;
+        pollster::block_on(self.check_scopes())?;
         wait_for(&self.device, self.index.take(), gpu.timeout())?;
         pollster::block_on(self.finish(gpu))
     }
 
     /// Resolves when the device is done, without blocking the thread that polls it.
+    ///
+    /// wgpu makes callbacks only while somebody polls the device. A device of our own is polled here, by a thread of its
+    /// own; a caller's by the caller.
     pub(super) async fn finished(mut self, gpu: &Gpu) -> Result<Finished> {
-        self.check_scopes(gpu).await?;
-        let (sender, receiver) = oneshot_channel();
-        let (device, index, timeout) = (self.device.clone(), self.index.take(), gpu.timeout());
-        // wgpu makes callbacks only while somebody polls the device: a thread of its own does.
-        std::thread::Builder::new()
-            .name("wgpu-quant wait".to_owned())
-            .spawn(move || {
-                let _ = sender.send(wait_for(&device, index, timeout));
-            })
-            .map_err(|e| Error::Gpu { message: format!("no thread to wait for the device: {e}") })?;
-        receiver.receive().await.unwrap_or_else(|| Err(lost("the wait ended early")))?;
+        self.check_scopes().await?;
+        if gpu.is_own {
+            waited_for(&self.device, self.index.take(), gpu.timeout()).await?;
+        }
         self.finish(gpu).await
     }
 
-    async fn check_scopes(&mut self, gpu: &Gpu) -> Result<()> {
-        let first = first_error(std::mem::take(&mut self.scopes)).await;
-        // A lost device fails everything in its own words; say what is behind them, of which wgpu tells when it is polled.
-        if first.is_err() {
-            let _ = self.device.poll(wgpu::PollType::Poll);
-        }
-        gpu.check_alive().and(first)
+    async fn check_scopes(&mut self) -> Result<()> {
+        first_error(std::mem::take(&mut self.scopes)).await
     }
 
     async fn finish(self, gpu: &Gpu) -> Result<Finished> {
@@ -359,8 +474,7 @@ impl Pending {
             match done.receive().await {
                 Some(Ok(())) => buffers.push((buffer, bytes)),
                 Some(Err(_)) | None => {
-                    gpu.check_alive()?;
-                    return Err(lost("a result could not be mapped"));
+                    return Err(Error::Gpu { message: "a result could not be mapped".to_owned() });
                 }
             }
         }
@@ -393,16 +507,50 @@ async fn first_error(scopes: Vec<Scope>) -> Result<()> {
     first
 }
 
-fn lost(message: &str) -> Error {
-    Error::DeviceLost { message: message.to_owned() }
+/// Blocks until the device is done with a submission.
+pub(super) fn wait_for(device: &wgpu::Device, index: Option<wgpu::SubmissionIndex>, timeout: Duration) -> Result<()> {
+    let started = Instant::now();
+    loop {
+        let left = timeout.saturating_sub(started.elapsed());
+        match poll(device, wgpu::PollType::Wait { submission_index: index.clone(), timeout: Some(left) })? {
+            Ok(_) => return Ok(()),
+            // GL waits for two seconds at most.
+            Err(wgpu::PollError::Timeout) if started.elapsed() < timeout => std::thread::yield_now(),
+            Err(wgpu::PollError::Timeout) => return Err(Error::Timeout { seconds: timeout.as_secs() }),
+            Err(error) => return Err(Error::Gpu { message: error.to_string() }),
+        }
+    }
 }
 
-pub(super) fn wait_for(device: &wgpu::Device, index: Option<wgpu::SubmissionIndex>, timeout: Duration) -> Result<()> {
-    match device.poll(wgpu::PollType::Wait { submission_index: index, timeout: Some(timeout) }) {
-        Ok(_) => Ok(()),
-        Err(wgpu::PollError::Timeout) => Err(Error::Timeout { seconds: timeout.as_secs() }),
-        Err(error) => Err(Error::Gpu { message: error.to_string() }),
-    }
+/// The same in a thread of its own.
+async fn waited_for(device: &wgpu::Device, index: Option<wgpu::SubmissionIndex>, timeout: Duration) -> Result<()> {
+    let (sender, receiver) = oneshot_channel();
+    let device = device.clone();
+    std::thread::Builder::new()
+        .name("wgpu-quant wait".to_owned())
+        .spawn(move || {
+            // The receiver may be gone: a future that was dropped.
+            let _ = sender.send(wait_for(&device, index, timeout));
+        })
+        .map_err(|e| Error::Gpu { message: format!("no thread to wait for the device: {e}") })?;
+    let ended_early = || Error::Gpu { message: "the wait for the device ended early".to_owned() };
+    receiver.receive().await.unwrap_or_else(|| Err(ended_early()))
+}
+
+/// Polls a device, which panics where its driver has lost it: wgpu has no value for that. A caller's callback that panics
+/// goes on panicking.
+pub(super) fn poll(
+    device: &wgpu::Device,
+    how: wgpu::PollType,
+) -> Result<std::result::Result<wgpu::PollStatus, wgpu::PollError>> {
+    catch_unwind(AssertUnwindSafe(|| device.poll(how))).or_else(|panic| match text_of(&*panic) {
+        Some(text) if text.starts_with("Error in Device::poll") => Err(Error::DeviceLost { message: text.to_owned() }),
+        _ => resume_unwind(panic),
+    })
+}
+
+fn text_of(panic: &dyn Any) -> Option<&str> {
+    panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref().copied())
 }
 
 impl Finished {

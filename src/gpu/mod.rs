@@ -12,6 +12,7 @@ mod observe;
 mod plan;
 mod shader;
 mod stages;
+mod state;
 
 pub use adapter::{
     AdapterDescription, DEVICE_VARIABLE, OPTIONAL_FEATURES, REQUIRED_FEATURES, STORAGE_BUFFERS, Select, adapters,
@@ -22,6 +23,8 @@ pub(crate) use cut::has_short_runs;
 pub use observe::RangeAccumulator;
 pub use plan::{Bound, Layout, Need, Operation, Plan, Role};
 pub use shader::{Codec, Kernel, Params, Program, RECIPE_WORDS, Tuning, shader_source};
+#[doc(hidden)]
+pub use state::Fault;
 
 use crate::device::{Computed, DeviceInfo};
 use crate::error::{Error, Result};
@@ -29,7 +32,8 @@ use crate::layout::saturate;
 use crate::loss::Loss;
 use crate::quantized::{FakeQuantizeOutput, QuantizeOutput, Quantized, Spec};
 use crate::tensor::Tensor;
-use job::{Finished, Pending};
+use job::{Finished, Pending, Scopes};
+use state::State;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -58,7 +62,9 @@ pub struct Gpu {
     tuning: Tuning,
     pipelines: Arc<Mutex<HashMap<Program, wgpu::ComputePipeline>>>,
     cache: Option<wgpu::PipelineCache>,
-    lost: Arc<Mutex<Option<String>>>,
+    state: Arc<State>,
+    /// Whether we opened the device, and so are the ones who poll it.
+    is_own: bool,
     submissions: AtomicU64,
     readbacks: AtomicU64,
     times: Mutex<Vec<(Kernel, f64)>>,
@@ -79,14 +85,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// [`Error::DeviceLost`] once it is known why.
-fn check_alive(lost: &Mutex<Option<String>>) -> Result<()> {
-    match &*lock(lost) {
-        Some(message) => Err(Error::DeviceLost { message: message.clone() }),
-        None => Ok(()),
-    }
-}
-
 impl Gpu {
     /// Opens an adapter without a window, with all the limits that it offers.
     ///
@@ -103,11 +101,9 @@ impl Gpu {
     /// Those of [`open`](Self::open).
     pub async fn open_async(select: &Select) -> Result<Self> {
         let (info, device, queue) = adapter::open(select).await?;
-        let gpu = Self::with_info(device, queue, info);
-        let lost = Arc::clone(&gpu.lost);
-        gpu.device.set_device_lost_callback(move |reason, message| {
-            *lock(&lost) = Some(format!("{reason:?}: {message}"));
-        });
+        let gpu = Self { is_own: true, ..Self::with_info(device, queue, info) };
+        let state = Arc::clone(&gpu.state);
+        gpu.device.set_device_lost_callback(move |reason, message| state.lose(format!("{reason:?}: {message}")));
         Ok(gpu)
     }
 
@@ -131,6 +127,9 @@ impl Gpu {
 
     /// Runs on a caller's device. No handler is installed on it: its errors beyond these calls, and its loss,
     /// stay the caller's to watch.
+    ///
+    /// Nor does a thread poll it that the caller does not know of: futures of this [`Gpu`] resolve while the caller polls
+    /// the device, as [`poll`](Self::poll) does, and have no timeout. Calls that block poll it themselves.
     pub fn from_device(device: wgpu::Device, queue: wgpu::Queue) -> Self {
         let info = adapter::info_of(&device.adapter_info(), &device.limits(), None);
         Self::with_info(device, queue, info)
@@ -150,7 +149,8 @@ impl Gpu {
             tuning: Tuning::default().workgroup(workgroup),
             pipelines: Arc::default(),
             cache: None,
-            lost: Arc::default(),
+            state: Arc::default(),
+            is_own: false,
             submissions: AtomicU64::new(0),
             readbacks: AtomicU64::new(0),
             times: Mutex::default(),
@@ -198,9 +198,16 @@ impl Gpu {
             tuning,
             pipelines: Arc::clone(&self.pipelines),
             cache: self.cache.clone(),
-            lost: Arc::clone(&self.lost),
+            state: Arc::clone(&self.state),
+            is_own: self.is_own,
             ..Self::with_info(self.device.clone(), self.queue.clone(), self.info.clone())
         }
+    }
+
+    /// Makes the `nth` from now on fail, counted from 0, or none: how tests see what failures become.
+    #[doc(hidden)]
+    pub fn fail(&self, fault: Fault, nth: Option<u64>) {
+        self.state.fail(fault, nth);
     }
 
     /// What this is.
@@ -216,6 +223,13 @@ impl Gpu {
     /// The wgpu queue.
     pub fn queue(&self) -> &wgpu::Queue {
         &self.queue
+    }
+
+    /// Lets wgpu make its callbacks, without blocking; false while the device has something left to do.
+    ///
+    /// The futures of a caller's device resolve in this call or in the caller's own [`wgpu::Device::poll`].
+    pub fn poll(&self) -> bool {
+        !matches!(job::poll(&self.device, wgpu::PollType::Poll), Ok(Ok(wgpu::PollStatus::Poll)))
     }
 
     /// How the work is cut.
@@ -244,7 +258,7 @@ impl Gpu {
     /// [`Error::Timeout`] and [`Error::Gpu`] when the device cannot.
     pub fn quantize(&self, x: Tensor<'_>, spec: &Spec) -> Result<Computed<QuantizeOutput>> {
         let (pending, reading) = self.start_quantize(x, spec, None)?;
-        self.output(reading.finish(&self.wait(pending)?)?)
+        self.output(reading.finish(&self.wait(pending)?))
     }
 
     /// [`quantize`](Self::quantize) without blocking.
@@ -253,7 +267,7 @@ impl Gpu {
     /// Those of [`quantize`](Self::quantize).
     pub async fn quantize_async(&self, x: Tensor<'_>, spec: &Spec) -> Result<Computed<QuantizeOutput>> {
         let (pending, reading) = self.start_quantize(x, spec, None)?;
-        self.output(reading.finish(&self.finished(pending).await?)?)
+        self.output(reading.finish(&self.finished(pending).await?))
     }
 
     /// [`cpu::quantize_with_scales`](crate::cpu::quantize_with_scales) on the device; blocks.
@@ -268,7 +282,7 @@ impl Gpu {
         scales: Scales<'_>,
     ) -> Result<Computed<QuantizeOutput>> {
         let (pending, reading) = self.start_quantize(x, spec, Some(scales))?;
-        self.output(reading.finish(&self.wait(pending)?)?)
+        self.output(reading.finish(&self.wait(pending)?))
     }
 
     /// [`quantize_with_scales`](Self::quantize_with_scales) without blocking.
@@ -282,7 +296,7 @@ impl Gpu {
         scales: Scales<'_>,
     ) -> Result<Computed<QuantizeOutput>> {
         let (pending, reading) = self.start_quantize(x, spec, Some(scales))?;
-        self.output(reading.finish(&self.finished(pending).await?)?)
+        self.output(reading.finish(&self.finished(pending).await?))
     }
 
     /// [`cpu::fake_quantize`](crate::cpu::fake_quantize) on the device; blocks.
@@ -292,7 +306,7 @@ impl Gpu {
     /// [`Error::Timeout`] and [`Error::Gpu`] when the device cannot.
     pub fn fake_quantize(&self, x: Tensor<'_>, spec: &Spec) -> Result<Computed<FakeQuantizeOutput>> {
         let (pending, reading) = self.start_fake_quantize(x, spec, None)?;
-        self.output(reading.values(&self.wait(pending)?)?)
+        self.output(reading.values(&self.wait(pending)?))
     }
 
     /// [`fake_quantize`](Self::fake_quantize) without blocking.
@@ -301,7 +315,7 @@ impl Gpu {
     /// Those of [`fake_quantize`](Self::fake_quantize).
     pub async fn fake_quantize_async(&self, x: Tensor<'_>, spec: &Spec) -> Result<Computed<FakeQuantizeOutput>> {
         let (pending, reading) = self.start_fake_quantize(x, spec, None)?;
-        self.output(reading.values(&self.finished(pending).await?)?)
+        self.output(reading.values(&self.finished(pending).await?))
     }
 
     /// [`cpu::fake_quantize_with_scales`](crate::cpu::fake_quantize_with_scales) on the device; blocks.
@@ -316,7 +330,7 @@ impl Gpu {
         scales: Scales<'_>,
     ) -> Result<Computed<FakeQuantizeOutput>> {
         let (pending, reading) = self.start_fake_quantize(x, spec, Some(scales))?;
-        self.output(reading.values(&self.wait(pending)?)?)
+        self.output(reading.values(&self.wait(pending)?))
     }
 
     /// [`fake_quantize_with_scales`](Self::fake_quantize_with_scales) without blocking.
@@ -330,7 +344,7 @@ impl Gpu {
         scales: Scales<'_>,
     ) -> Result<Computed<FakeQuantizeOutput>> {
         let (pending, reading) = self.start_fake_quantize(x, spec, Some(scales))?;
-        self.output(reading.values(&self.finished(pending).await?)?)
+        self.output(reading.values(&self.finished(pending).await?))
     }
 
     /// [`cpu::dequantize`](crate::cpu::dequantize) on the device; blocks.
@@ -339,7 +353,7 @@ impl Gpu {
     /// Those of [`quantize`](Self::quantize).
     pub fn dequantize(&self, q: &Quantized) -> Result<Computed<Vec<f32>>> {
         let (pending, reads) = self.start_dequantize(q)?;
-        self.output(self.wait(pending)?.concat(&reads)?)
+        self.output(self.wait(pending)?.concat(&reads))
     }
 
     /// [`dequantize`](Self::dequantize) without blocking.
@@ -348,7 +362,7 @@ impl Gpu {
     /// Those of [`quantize`](Self::quantize).
     pub async fn dequantize_async(&self, q: &Quantized) -> Result<Computed<Vec<f32>>> {
         let (pending, reads) = self.start_dequantize(q)?;
-        self.output(self.finished(pending).await?.concat(&reads)?)
+        self.output(self.finished(pending).await?.concat(&reads))
     }
 
     /// [`cpu::loss`](crate::cpu::loss) on the device; blocks.
@@ -357,7 +371,7 @@ impl Gpu {
     /// Those of the CPU path and of [`quantize`](Self::quantize).
     pub fn loss(&self, x: Tensor<'_>, q: &Quantized, per_element: bool) -> Result<Computed<Loss>> {
         let (pending, reading) = self.start_loss(x, q, per_element)?;
-        self.output(reading.loss(&self.wait(pending)?)?)
+        self.output(reading.loss(&self.wait(pending)?))
     }
 
     /// [`loss`](Self::loss) without blocking.
@@ -366,11 +380,12 @@ impl Gpu {
     /// Those of [`loss`](Self::loss).
     pub async fn loss_async(&self, x: Tensor<'_>, q: &Quantized, per_element: bool) -> Result<Computed<Loss>> {
         let (pending, reading) = self.start_loss(x, q, per_element)?;
-        self.output(reading.loss(&self.finished(pending).await?)?)
+        self.output(reading.loss(&self.finished(pending).await?))
     }
 
-    fn output<T>(&self, value: T) -> Result<Computed<T>> {
-        Ok(Computed { value, device: self.info.clone() })
+    /// What was read back, which may fail too.
+    fn output<T>(&self, read: Result<T>) -> Result<Computed<T>> {
+        Ok(Computed { value: self.noted(read)?, device: self.info.clone() })
     }
 
     fn wait(&self, pending: Pending) -> Result<Finished> {
@@ -388,16 +403,9 @@ impl Gpu {
         self.noted(finished)
     }
 
+    /// A failure, with what is behind it.
     fn noted<T>(&self, done: Result<T>) -> Result<T> {
-        if done.is_err() {
-            // What failed may have left an invalid pipeline behind.
-            lock(&self.pipelines).clear();
-        }
-        done
-    }
-
-    fn check_alive(&self) -> Result<()> {
-        check_alive(&self.lost)
+        done.map_err(|error| job::cause(&self.device, &self.state, error))
     }
 
     fn count_submission(&self) {
@@ -425,28 +433,36 @@ impl Gpu {
         self.tuning.workgroups_per_dimension.min(self.limits.max_compute_workgroups_per_dimension)
     }
 
-    fn pipeline(&self, program: Program) -> wgpu::ComputePipeline {
-        lock(&self.pipelines)
-            .entry(program)
-            .or_insert_with(|| {
-                let label = format!("wgpu-quant {}", program.label());
-                let module = self.device.create_shader_module(wgpu::ShaderModuleDescriptor {
-                    label: Some(&label),
-                    source: wgpu::ShaderSource::Wgsl(shader_source(program, self.tuning.workgroup).into()),
-                });
-                self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-                    label: Some(&label),
-                    layout: None,
-                    module: &module,
-                    entry_point: Some(program.kernel.entry_point()),
-                    compilation_options: wgpu::PipelineCompilationOptions {
-                        // The kernels clear what they use, so that the text that is tested is the text that runs.
-                        zero_initialize_workgroup_memory: false,
-                        ..Default::default()
-                    },
-                    cache: self.cache.as_ref(),
-                })
-            })
-            .clone()
+    /// A compiled kernel. One that failed is not kept.
+    fn pipeline(&self, program: Program) -> Result<wgpu::ComputePipeline> {
+        let mut pipelines = lock(&self.pipelines);
+        if let Some(pipeline) = pipelines.get(&program) {
+            return Ok(pipeline.clone());
+        }
+        let scopes = Scopes::open(&self.device, &self.state);
+        let label = format!("wgpu-quant {}", program.label());
+        let text = match self.state.fails(Fault::Kernel) {
+            true => "a test asked for it".into(),
+            false => shader_source(program, self.tuning.workgroup).into(),
+        };
+        let module = self.device.create_shader_module(wgpu::ShaderModuleDescriptor {
+            label: Some(&label),
+            source: wgpu::ShaderSource::Wgsl(text),
+        });
+        let pipeline = self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+            label: Some(&label),
+            layout: None,
+            module: &module,
+            entry_point: Some(program.kernel.entry_point()),
+            compilation_options: wgpu::PipelineCompilationOptions {
+                // The kernels clear what they use, so that the text that is tested is the text that runs.
+                zero_initialize_workgroup_memory: false,
+                ..Default::default()
+            },
+            cache: self.cache.as_ref(),
+        });
+        scopes.check()?;
+        pipelines.insert(program, pipeline.clone());
+        Ok(pipeline)
     }
 }

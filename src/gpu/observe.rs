@@ -1,14 +1,15 @@
 //! Ranges over many batches, kept on the device.
 
 use super::Gpu;
-use super::job::{self, Job, Pending};
+use super::job::{InFlight, Job, Pending};
+use super::state::State;
 use crate::device::Computed;
 use crate::error::{Error, Result};
 use crate::layout::{Granularity, RangeUnits};
 use crate::range::{ObservedRanges, Observer};
 use crate::tensor::Tensor;
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 /// Batches that may be on their way to the device at once; what they take there is bounded so.
 const MOST_IN_FLIGHT: usize = 4;
@@ -21,13 +22,13 @@ const MOST_IN_FLIGHT: usize = 4;
 #[derive(Debug)]
 pub struct RangeAccumulator {
     /// The [`Gpu`] that it belongs to, by what that shares with none. Devices themselves compare equal across instances.
-    owner: Arc<Mutex<Option<String>>>,
+    owner: Arc<State>,
     granularity: Granularity,
     observer: Observer,
     units: usize,
     keys: wgpu::Buffer,
     batches: u64,
-    in_flight: VecDeque<wgpu::SubmissionIndex>,
+    in_flight: VecDeque<InFlight>,
 }
 
 impl RangeAccumulator {
@@ -51,13 +52,18 @@ impl RangeAccumulator {
         self.batches
     }
 
+    /// The oldest batch that is on its way, while there are too many.
+    fn next_to_wait_for(&mut self) -> Option<InFlight> {
+        if self.in_flight.len() < MOST_IN_FLIGHT { None } else { self.in_flight.pop_front() }
+    }
+
     pub(super) fn keys(&self) -> &wgpu::Buffer {
         &self.keys
     }
 
     /// Whether a tensor of so many range units can go with it here.
     pub(super) fn check(&self, gpu: &Gpu, units: usize) -> Result<()> {
-        if !Arc::ptr_eq(&gpu.lost, &self.owner) {
+        if !Arc::ptr_eq(&gpu.state, &self.owner) {
             return Err(Error::OtherDevice { what: "the range accumulator" });
         }
         if units != self.units {
@@ -109,12 +115,12 @@ impl Gpu {
         granularity: Granularity,
         observer: Observer,
     ) -> Result<RangeAccumulator> {
-        let job = Job::new(self)?;
+        let mut job = Job::new(self)?;
         let keys = job.upload("observed ranges", bytemuck::cast_slice(ranges.keys()))?;
         // Nothing runs, but what failed shows.
-        self.noted(job.submit()?.submitted(self))?;
+        self.noted(job.submit().and_then(Pending::submitted))?;
         Ok(RangeAccumulator {
-            owner: Arc::clone(&self.lost),
+            owner: Arc::clone(&self.state),
             granularity,
             observer,
             units: ranges.units(),
@@ -135,11 +141,26 @@ impl Gpu {
     /// many range units, those of [`RangeUnits::new`]; [`Error::TooLarge`], [`Error::OutOfMemory`],
     /// [`Error::DeviceLost`], [`Error::Timeout`] and [`Error::Gpu`] when the device cannot.
     pub fn observe(&self, ranges: &mut RangeAccumulator, x: Tensor<'_>) -> Result<()> {
-        while ranges.in_flight.len() >= MOST_IN_FLIGHT {
-            job::wait_for(&self.device, ranges.in_flight.pop_front(), self.timeout())?;
+        while let Some(oldest) = ranges.next_to_wait_for() {
+            self.noted(oldest.wait(self))?;
         }
-        let index = self.noted(self.start_observe(ranges, x)?.submitted(self))?;
-        ranges.in_flight.extend(index);
+        self.add(ranges, x)
+    }
+
+    /// [`observe`](Self::observe) without blocking.
+    ///
+    /// # Errors
+    /// Those of [`observe`](Self::observe).
+    pub async fn observe_async(&self, ranges: &mut RangeAccumulator, x: Tensor<'_>) -> Result<()> {
+        while let Some(oldest) = ranges.next_to_wait_for() {
+            self.noted(oldest.finished(self).await)?;
+        }
+        self.add(ranges, x)
+    }
+
+    fn add(&self, ranges: &mut RangeAccumulator, x: Tensor<'_>) -> Result<()> {
+        let in_flight = self.noted(self.start_observe(ranges, x).and_then(Pending::submitted))?;
+        ranges.in_flight.push_back(in_flight);
         ranges.batches += 1;
         Ok(())
     }
@@ -151,7 +172,8 @@ impl Gpu {
     /// [`Error::Timeout`] and [`Error::Gpu`] when the device cannot.
     pub fn observed(&self, ranges: &RangeAccumulator) -> Result<Computed<ObservedRanges>> {
         let (pending, read) = self.start_observed(ranges)?;
-        self.output(ObservedRanges::from_keys(self.wait(pending)?.concat(&[read])?, ranges.batches))
+        let keys = self.wait(pending)?.concat(&[read]);
+        self.output(keys.map(|keys| ObservedRanges::from_keys(keys, ranges.batches)))
     }
 
     /// [`observed`](Self::observed) without blocking.
@@ -160,7 +182,8 @@ impl Gpu {
     /// Those of [`observed`](Self::observed).
     pub async fn observed_async(&self, ranges: &RangeAccumulator) -> Result<Computed<ObservedRanges>> {
         let (pending, read) = self.start_observed(ranges)?;
-        self.output(ObservedRanges::from_keys(self.finished(pending).await?.concat(&[read])?, ranges.batches))
+        let keys = self.finished(pending).await?.concat(&[read]);
+        self.output(keys.map(|keys| ObservedRanges::from_keys(keys, ranges.batches)))
     }
 
     fn start_observed(&self, ranges: &RangeAccumulator) -> Result<(Pending, usize)> {

@@ -1,11 +1,12 @@
 //! Recording into a caller's encoder: a plan is made once, bound to buffers as often as is wanted, and recorded.
 
+use super::Gpu;
 use super::call::{self, tallies};
 use super::cut::TALLIES;
 use super::job::{Dispatch, Scopes, grid};
 use super::shader::{Kernel, LOSS_WORDS, Params, Program, RECIPE_WORDS};
 use super::stages::{Place, Request, Source, Space, Stages, Work};
-use super::{Gpu, check_alive};
+use super::state::State;
 use crate::error::{Error, Result};
 use crate::layout::{Slots, saturate};
 use crate::loss::Loss;
@@ -16,7 +17,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::num::NonZeroU64;
 use std::ops::Range;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 /// What a [`Plan`] does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -207,8 +208,7 @@ impl Layout {
 #[derive(Debug)]
 pub struct Plan {
     device: wgpu::Device,
-    /// Why the device was lost, once that is known.
-    lost: Arc<Mutex<Option<String>>>,
+    state: Arc<State>,
     operation: Operation,
     spec: Spec,
     batched: bool,
@@ -310,7 +310,7 @@ impl Gpu {
     /// [`Error::Strides`] of a row pitch below the row; [`Error::TooLarge`] of columns with more range units than a buffer
     /// holds.
     pub fn plan_of(&self, operation: Operation, spec: &Spec, layouts: &[Layout]) -> Result<Plan> {
-        self.check_alive()?;
+        self.state.check_alive()?;
         let batched = layouts.len() > 1;
         let mut room = Room { counts_bytes: 0, ranges_end: 2 * SCRATCH_ALIGNMENT, recipes: 0 };
         let mut tensors = vec![];
@@ -338,17 +338,17 @@ impl Gpu {
         }
         // A tensor's stages are in this order already.
         steps.sort_by_key(|(_, dispatch)| dispatch.program.kernel.rank());
-        let scopes = Scopes::open(self.device());
+        let scopes = Scopes::open(&self.device, &self.state);
         let steps = steps.into_iter().map(|(tensor, Dispatch { program, params, buffers, workgroups })| {
             grid(workgroups, self.workgroups_per_dimension())?;
             let program = program.batched(batched);
-            Ok(Step { program, pipeline: self.pipeline(program), params, tensor, places: buffers, workgroups })
+            Ok(Step { program, pipeline: self.pipeline(program)?, params, tensor, places: buffers, workgroups })
         });
         let steps = steps.collect::<Result<Vec<_>>>();
-        self.noted(scopes.check(self))?;
+        scopes.check()?;
         Ok(Plan {
             device: self.device().clone(),
-            lost: Arc::clone(&self.lost),
+            state: Arc::clone(&self.state),
             operation,
             spec: *spec,
             batched,
@@ -596,15 +596,15 @@ impl Plan {
     pub fn create(&self, role: Role) -> Result<wgpu::Buffer> {
         let (_, bytes) = self.packed(role);
         self.need(role).ok_or_else(|| refused(role, "this plan has none"))?;
-        check_alive(&self.lost)?;
-        let scopes = Scopes::open(&self.device);
-        let buffer = self.device.create_buffer(&wgpu::BufferDescriptor {
+        self.state.check_alive()?;
+        let scopes = Scopes::open(&self.device, &self.state);
+        let buffer = scopes.buffer(&wgpu::BufferDescriptor {
             label: Some(&format!("wgpu-quant {role}")),
             size: bytes.max(16).next_multiple_of(16),
             usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST,
             mapped_at_creation: false,
         });
-        scopes.first_error()?;
+        scopes.check()?;
         Ok(buffer)
     }
 
@@ -681,8 +681,8 @@ impl Plan {
     pub fn bind(&self, buffers: &[(Role, &wgpu::Buffer, u64)]) -> Result<Bound> {
         let given = self.check(buffers)?;
         let groups = self.groups(&given)?;
-        check_alive(&self.lost)?;
-        let scopes = Scopes::open(&self.device);
+        self.state.check_alive()?;
+        let scopes = Scopes::open(&self.device, &self.state);
         let alignment = if self.batched {
             self.limits.min_storage_buffer_offset_alignment
         } else {
@@ -701,7 +701,7 @@ impl Plan {
             }
             at.push(start as u64..all.len() as u64);
         }
-        let table = self.device.create_buffer(&wgpu::BufferDescriptor {
+        let table = scopes.buffer(&wgpu::BufferDescriptor {
             label: Some("wgpu-quant params"),
             size: (all.len().max(4) as u64).next_multiple_of(4),
             usage: if self.batched { wgpu::BufferUsages::STORAGE } else { wgpu::BufferUsages::UNIFORM },
@@ -729,7 +729,7 @@ impl Plan {
             Ok((group.pipeline.clone(), bind_group, grid(group.workgroups, self.workgroups_per_dimension)?))
         });
         let steps = steps.collect::<Result<_>>();
-        scopes.first_error()?;
+        scopes.check()?;
         Ok(Bound { steps: steps? })
     }
 
@@ -900,7 +900,7 @@ impl Plan {
                 return Err(refused(role, format!("at byte {offset}, multiples of {alignment} are allowed")));
             }
             let left = buffer.size().saturating_sub(offset);
-            if left < need.bytes {
+            if left < need.bytes || offset > buffer.size() {
                 let message = format!("of {left} bytes from byte {offset} on, {} are needed", need.bytes);
                 return Err(refused(role, message));
             }
