@@ -8,8 +8,13 @@ use crate::gpu::{Gpu, Scales, Select};
 use crate::loss::Loss;
 use crate::quantized::{FakeQuantizeOutput, QuantizeOutput, Quantized, Spec};
 use crate::tensor::Tensor;
+#[cfg(feature = "gpu")]
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// What runs the stages: the CPU path or an adapter. The bits are the same.
+///
+/// A call whose device is lost on the way is made again, once: by the same adapter, opened again, where one was asked for,
+/// by the CPU path where `auto` chose, and by that path all calls from then on. [`take_notice`](Self::take_notice) tells.
 ///
 /// ```
 /// use wgpu_quant::{Backend, Scheme, Spec, Tensor};
@@ -24,7 +29,63 @@ pub struct Backend {
     info: DeviceInfo,
     reason: String,
     #[cfg(feature = "gpu")]
-    gpu: Option<Box<Gpu>>,
+    adapter: Option<Adapter>,
+}
+
+/// An adapter that was opened.
+#[cfg(feature = "gpu")]
+#[derive(Debug)]
+struct Adapter {
+    gpu: Mutex<Arc<Gpu>>,
+    /// How to open it again; the CPU path takes its place where `auto` chose it.
+    select: Option<Select>,
+    /// The CPU path, and why, once it has taken its place.
+    fallen: OnceLock<(DeviceInfo, String)>,
+    notice: Mutex<Option<String>>,
+}
+
+#[cfg(feature = "gpu")]
+impl Adapter {
+    fn new(gpu: Gpu, select: Option<Select>) -> Self {
+        Self { gpu: Mutex::new(Arc::new(gpu)), select, fallen: OnceLock::new(), notice: Mutex::default() }
+    }
+
+    /// What is open; `None` for the CPU path.
+    fn gpu(&self) -> Option<Arc<Gpu>> {
+        if self.fallen.get().is_some() { None } else { Some(Arc::clone(&lock(&self.gpu))) }
+    }
+
+    /// What takes the place of a device that was lost; `None` for the CPU path.
+    fn instead_of(&self, lost: &Arc<Gpu>, why: &str) -> Result<Option<Arc<Gpu>>> {
+        let mut gpu = lock(&self.gpu);
+        if !Arc::ptr_eq(&gpu, lost) {
+            // Another thread was here first.
+            return Ok(Some(Arc::clone(&gpu)));
+        }
+        let was = format!("{} was lost ({why})", lost.info());
+        let notice = match &self.select {
+            Some(select) => match Gpu::open(select) {
+                Ok(opened) => {
+                    *gpu = Arc::new(opened);
+                    format!("{was}; {} was opened, and the call made again", gpu.info())
+                }
+                Err(error) => {
+                    let message = format!("{why}; it cannot be opened again: {error}");
+                    return Err(Error::DeviceLost { message });
+                }
+            },
+            None if self.fallen.set((DeviceInfo::cpu(), was.clone())).is_err() => return Ok(None),
+            None => format!("{was}; the CPU path computes from here on"),
+        };
+        *lock(&self.notice) = Some(notice);
+        Ok(self.select.is_some().then(|| Arc::clone(&gpu)))
+    }
+}
+
+/// A panic while a lock was held leaves nothing half done that matters here.
+#[cfg(feature = "gpu")]
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Backend {
@@ -61,14 +122,14 @@ impl Backend {
             info: DeviceInfo::cpu(),
             reason: reason.into(),
             #[cfg(feature = "gpu")]
-            gpu: None,
+            adapter: None,
         }
     }
 
     #[cfg(feature = "gpu")]
     fn auto() -> Result<Self> {
         Ok(match Gpu::open(&Select::Hardware) {
-            Ok(gpu) => Self::gpu(gpu, "it is a hardware adapter"),
+            Ok(gpu) => Self::gpu(gpu, None, "it is a hardware adapter"),
             Err(Error::NoAdapter { .. }) => Self::cpu("there is no hardware adapter"),
             Err(error) => Self::cpu(format!("the hardware adapter failed ({error})")),
         })
@@ -76,18 +137,35 @@ impl Backend {
 
     #[cfg(feature = "gpu")]
     fn adapter(wanted: &str) -> Result<Self> {
-        Ok(Self::gpu(Gpu::open(&Select::parse(wanted))?, "it was asked for"))
+        let select = Select::parse(wanted);
+        Ok(Self::gpu(Gpu::open(&select)?, Some(select), "it was asked for"))
     }
 
     #[cfg(feature = "gpu")]
-    fn gpu(gpu: Gpu, reason: &str) -> Self {
-        Self { info: gpu.info().clone(), reason: reason.to_owned(), gpu: Some(Box::new(gpu)) }
+    fn gpu(gpu: Gpu, select: Option<Select>, reason: &str) -> Self {
+        Self { info: gpu.info().clone(), reason: reason.to_owned(), adapter: Some(Adapter::new(gpu, select)) }
+    }
+
+    /// What `auto` would be had it chosen this: for tests, where there is software only.
+    #[cfg(feature = "gpu")]
+    #[doc(hidden)]
+    pub fn auto_over(gpu: Gpu) -> Self {
+        Self::gpu(gpu, None, "a test chose it")
+    }
+
+    /// The adapter that is open, for tests to lose.
+    #[cfg(feature = "gpu")]
+    #[doc(hidden)]
+    pub fn opened(&self) -> Option<Arc<Gpu>> {
+        self.adapter.as_ref()?.gpu()
     }
 
     #[cfg(feature = "gpu")]
     fn adapters() -> Vec<(DeviceInfo, Result<Self>)> {
-        let chosen = |gpu| Self::gpu(gpu, "all were asked for");
-        Gpu::open_all().into_iter().map(|(info, gpu)| (info, gpu.map(chosen))).collect()
+        let chosen = |(index, (info, gpu)): (usize, (DeviceInfo, Result<Gpu>))| {
+            (info, gpu.map(|gpu| Self::gpu(gpu, Some(Select::Index(index)), "all were asked for")))
+        };
+        Gpu::open_all().into_iter().enumerate().map(chosen).collect()
     }
 
     #[cfg(not(feature = "gpu"))]
@@ -106,14 +184,55 @@ impl Backend {
         Err(Error::NoAdapter { wanted: format!("{wanted:?}"), tried })
     }
 
-    /// What was chosen.
+    /// What was chosen: by `auto` the CPU path once the adapter was lost.
     pub fn info(&self) -> &DeviceInfo {
+        #[cfg(feature = "gpu")]
+        if let Some((info, _)) = self.fallen() {
+            return info;
+        }
         &self.info
     }
 
     /// Why it was chosen, for people.
     pub fn reason(&self) -> &str {
+        #[cfg(feature = "gpu")]
+        if let Some((_, reason)) = self.fallen() {
+            return reason;
+        }
         &self.reason
+    }
+
+    #[cfg(feature = "gpu")]
+    fn fallen(&self) -> Option<&(DeviceInfo, String)> {
+        self.adapter.as_ref()?.fallen.get()
+    }
+
+    /// That a device was lost and what took its place, for people; `None` when nothing has happened since it was last taken.
+    ///
+    /// ```
+    /// let backend = wgpu_quant::Backend::open("cpu")?;
+    /// assert_eq!(backend.take_notice(), None);
+    /// # Ok::<(), wgpu_quant::Error>(())
+    /// ```
+    pub fn take_notice(&self) -> Option<String> {
+        #[cfg(feature = "gpu")]
+        return lock(&self.adapter.as_ref()?.notice).take();
+        #[cfg(not(feature = "gpu"))]
+        None
+    }
+
+    /// A call on the adapter, made again where its device is lost on the way; `None` when the CPU path is to make it.
+    #[cfg(feature = "gpu")]
+    fn on_adapter<T>(&self, call: impl Fn(&Gpu) -> Result<Computed<T>>) -> Option<Result<Computed<T>>> {
+        let adapter = self.adapter.as_ref()?;
+        let gpu = adapter.gpu()?;
+        match call(&gpu) {
+            Err(Error::DeviceLost { message }) => match adapter.instead_of(&gpu, &message) {
+                Ok(gpu) => gpu.map(|gpu| call(&gpu)),
+                Err(error) => Some(Err(error)),
+            },
+            done => Some(done),
+        }
     }
 
     /// [`cpu::quantize`] or its equal on the adapter.
@@ -122,8 +241,8 @@ impl Backend {
     /// Those of what was chosen.
     pub fn quantize(&self, x: Tensor<'_>, spec: &Spec) -> Result<Computed<QuantizeOutput>> {
         #[cfg(feature = "gpu")]
-        if let Some(gpu) = &self.gpu {
-            return gpu.quantize(x, spec);
+        if let Some(done) = self.on_adapter(|gpu| gpu.quantize(x, spec)) {
+            return done;
         }
         self.computed(cpu::quantize(x, spec)?)
     }
@@ -140,8 +259,9 @@ impl Backend {
         zero_points: &[i32],
     ) -> Result<Computed<QuantizeOutput>> {
         #[cfg(feature = "gpu")]
-        if let Some(gpu) = &self.gpu {
-            return gpu.quantize_with_scales(x, spec, Scales::Host(scales, zero_points));
+        if let Some(done) = self.on_adapter(|gpu| gpu.quantize_with_scales(x, spec, Scales::Host(scales, zero_points)))
+        {
+            return done;
         }
         self.computed(cpu::quantize_with_scales(x, spec, scales, zero_points)?)
     }
@@ -152,8 +272,8 @@ impl Backend {
     /// Those of what was chosen.
     pub fn fake_quantize(&self, x: Tensor<'_>, spec: &Spec) -> Result<Computed<FakeQuantizeOutput>> {
         #[cfg(feature = "gpu")]
-        if let Some(gpu) = &self.gpu {
-            return gpu.fake_quantize(x, spec);
+        if let Some(done) = self.on_adapter(|gpu| gpu.fake_quantize(x, spec)) {
+            return done;
         }
         self.computed(cpu::fake_quantize(x, spec)?)
     }
@@ -170,8 +290,10 @@ impl Backend {
         zero_points: &[i32],
     ) -> Result<Computed<FakeQuantizeOutput>> {
         #[cfg(feature = "gpu")]
-        if let Some(gpu) = &self.gpu {
-            return gpu.fake_quantize_with_scales(x, spec, Scales::Host(scales, zero_points));
+        if let Some(done) =
+            self.on_adapter(|gpu| gpu.fake_quantize_with_scales(x, spec, Scales::Host(scales, zero_points)))
+        {
+            return done;
         }
         self.computed(cpu::fake_quantize_with_scales(x, spec, scales, zero_points)?)
     }
@@ -182,8 +304,8 @@ impl Backend {
     /// Those of what was chosen.
     pub fn dequantize(&self, q: &Quantized) -> Result<Computed<Vec<f32>>> {
         #[cfg(feature = "gpu")]
-        if let Some(gpu) = &self.gpu {
-            return gpu.dequantize(q);
+        if let Some(done) = self.on_adapter(|gpu| gpu.dequantize(q)) {
+            return done;
         }
         self.computed(cpu::dequantize(q)?)
     }
@@ -194,14 +316,14 @@ impl Backend {
     /// Those of what was chosen.
     pub fn loss(&self, x: Tensor<'_>, q: &Quantized, per_element: bool) -> Result<Computed<Loss>> {
         #[cfg(feature = "gpu")]
-        if let Some(gpu) = &self.gpu {
-            return gpu.loss(x, q, per_element);
+        if let Some(done) = self.on_adapter(|gpu| gpu.loss(x, q, per_element)) {
+            return done;
         }
         self.computed(cpu::loss(x, q, per_element)?)
     }
 
     fn computed<T>(&self, value: T) -> Result<Computed<T>> {
-        Ok(Computed { value, device: self.info.clone() })
+        Ok(Computed { value, device: self.info().clone() })
     }
 }
 

@@ -40,7 +40,7 @@ pub(crate) fn run(args: &CompareArgs) -> Result<Outcome> {
         progress.done(before.bytes.len());
     }
     drop(progress);
-    report.finish();
+    report.finish(&backend);
 
     let text = match (args.json, args.quiet) {
         (true, _) => report.to_json()?,

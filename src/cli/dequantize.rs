@@ -47,7 +47,7 @@ pub(crate) fn run(args: &DequantizeArgs) -> Result<Outcome> {
     }
     drop(progress);
     out.commit()?;
-    report.finish();
+    report.finish(&backend);
     Ok(report::done(if args.quiet { String::new() } else { report.to_text() }))
 }
 

@@ -49,7 +49,7 @@ pub(crate) fn run(args: &QuantizeArgs) -> Result<Outcome> {
         progress.done(tensor.bytes.len());
     }
     drop(progress);
-    report.finish();
+    report.finish(&backend);
 
     if let Some(digest) = report.digest() {
         out.replace_header(&layout(&input, &steps, digest)?)?;

@@ -1,7 +1,7 @@
 //! The report of `quantize` and `compare`: rows and totals, as JSON and as a table.
 
 use super::table::{self, Align};
-use super::{Code, Outcome, printable};
+use super::{Code, Outcome, printable, warn};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use wgpu_quant::file::{Digest, Dtype, TensorView, invalid};
@@ -213,8 +213,12 @@ impl Report {
         self.with_loss = true;
     }
 
-    /// Computes the totals, once all rows are there.
-    pub(crate) fn finish(&mut self) {
+    /// Computes the totals, once all rows are there. What computed may be another than at the start, which is warned of.
+    pub(crate) fn finish(&mut self, backend: &Backend) {
+        if let Some(notice) = backend.take_notice() {
+            warn(&notice);
+        }
+        self.device = Device::new(backend);
         let totals = &mut self.totals;
         totals.ratio = ratio(totals.bytes_in, totals.bytes_out);
         totals.bits_per_weight = ratio(totals.bytes_out.saturating_mul(8), totals.elems);

@@ -62,6 +62,7 @@ pub(crate) fn run(args: &VerifyArgs) -> Result<Outcome> {
         wrong = wrong.or_else(|| Some(format!("tensor {:?}: {}", after.name, found?)));
     }
     drop(progress);
+    devices.iter_mut().for_each(Device::heed);
 
     let whole = stored_digests.len() == sources.tensors.len();
     let digest = whole.then(|| Digest::of_file(stored_digests));
@@ -137,6 +138,16 @@ impl Device {
                 self.digests.push((name.to_owned(), PartBytes::of(q).digest()));
             }
             Err(error) => self.backend = Err(output::at_tensor(file, name, error)),
+        }
+    }
+
+    /// Warns of a device that was lost on the way. What took its place is what found all this.
+    fn heed(&mut self) {
+        if let Ok(backend) = &self.backend
+            && let Some(notice) = backend.take_notice()
+        {
+            warn(&notice);
+            self.info = backend.info().clone();
         }
     }
 
