@@ -2,8 +2,13 @@
 
 use crate::corpus::data;
 use crate::{Test, another, assert_same};
-use wgpu_quant::gpu::{Kernel, OPTIONAL_FEATURES, REQUIRED_FEATURES, Scales, Select, Tuning, required_limits};
-use wgpu_quant::{Error, Gpu, Granularity, LossDetail, Scheme, Spec, Tensor, cpu, selftest, wgpu};
+use wgpu_quant::gpu::{
+    Kernel, OPTIONAL_FEATURES, Operation, REQUIRED_FEATURES, Role, Scales, Select, Tuning, required_limits,
+};
+use wgpu_quant::{
+    ElemType, Error, Gpu, Granularity, LossDetail, ObservedRanges, Observer, Quantized, Scheme, Spec, Tensor, cpu,
+    selftest, wgpu,
+};
 
 pub(crate) const TESTS: &[Test] = &[
     ("a_call_is_one_submission_and_one_read_back", traffic),
@@ -90,7 +95,7 @@ pub(crate) fn own_adapter(gpu: &Gpu) -> wgpu::Adapter {
 }
 
 /// Its device: no features, default limits.
-fn own_device(gpu: &Gpu) -> (wgpu::Device, wgpu::Queue) {
+pub(crate) fn own_device(gpu: &Gpu) -> (wgpu::Device, wgpu::Queue) {
     pollster::block_on(own_adapter(gpu).request_device(&wgpu::DeviceDescriptor::default())).unwrap()
 }
 
@@ -174,7 +179,7 @@ fn borrowed_lost(gpu: &Gpu) {
     gpu.quantize(x, &spec()).unwrap();
     device.destroy();
     let error = gpu.quantize(x, &spec()).err().unwrap();
-    assert!(matches!(error, Error::DeviceLost { .. } | Error::Gpu { .. }), "{error:?}");
+    assert!(matches!(error, Error::DeviceLost { .. }), "{error:?}");
     let q = cpu::quantize(x, &spec()).unwrap().tensor;
     assert!(gpu.dequantize(&q).is_err() && gpu.loss(x, &q, false).is_err());
 }
@@ -191,28 +196,50 @@ fn too_many_units(gpu: &Gpu) {
     assert_same("4 Mi channels", &gpu.quantize(x, &spec).unwrap(), &cpu::quantize(x, &spec).unwrap());
 }
 
-/// In a process of its own, whose memory is limited once the device is open.
+/// In a process of its own for each call, whose memory is limited once the device is open.
 fn out_of_memory(gpu: &Gpu) {
-    let child = std::process::Command::new(std::env::current_exe().unwrap())
-        .env(OOM_CHILD, gpu.info().index.unwrap().to_string())
-        .output()
-        .unwrap();
-    let text = String::from_utf8_lossy(&child.stdout);
-    assert!(text.contains("out of device memory"), "{text}\n{}", String::from_utf8_lossy(&child.stderr));
-    assert!(child.status.success());
+    for (call, mebibytes) in OOM_CALLS {
+        let child = std::process::Command::new(std::env::current_exe().unwrap())
+            .env(OOM_CHILD, format!("{} {mebibytes} {call}", gpu.info().index.unwrap()))
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&child.stdout);
+        let error = String::from_utf8_lossy(&child.stderr);
+        assert!(child.status.success(), "{call}: {text}\n{error}");
+        println!("{call} with {mebibytes} MiB: {}", text.trim());
+        assert!(text.starts_with("out of device memory: "), "{call}: {text}");
+    }
 }
 
-/// Set in the process that runs out of memory, to the adapter's index.
+/// Set in the process that runs out of memory, to the adapter's index, the MiB that there are, and the call.
 pub(crate) const OOM_CHILD: &str = "WGPU_QUANT_TEST_OUT_OF_MEMORY";
 
+/// The calls, and how many MiB there are for each.
+const OOM_CALLS: [(&str, u64); 4] =
+    [("quantize", 200), ("dequantize", 40), ("restore_ranges", 200), ("Plan::create", 200)];
+
 /// The child's part: prints the error, and that the device works again once there is memory.
-pub(crate) fn run_out_of_memory(select: &Select) {
+pub(crate) fn run_out_of_memory(asked: &str) {
+    let [index, mebibytes, call] = asked.split(' ').collect::<Vec<_>>()[..] else { panic!("{asked}") };
+    let mebibytes: u64 = mebibytes.parse().unwrap();
     // Small and large by the same kernels: a driver's compiler that runs out of memory ends the process.
-    let gpu = Gpu::open(select).unwrap();
+    let gpu = Gpu::open(&Select::parse(index)).unwrap();
     let gpu = gpu.with_tuning(Tuning::default().one_pass(false)).unwrap();
     let small = Tensor::new(&[1.0, 2.0], &[2]).unwrap();
-    gpu.quantize(small, &spec()).unwrap();
-    let x = vec![1.0f32; 1 << 27];
+    let q = cpu::quantize(small, &spec()).unwrap().tensor;
+    let works = |gpu: &Gpu| {
+        assert_same("small", &gpu.quantize(small, &spec()).unwrap(), &cpu::quantize(small, &spec()).unwrap());
+        assert_eq!(gpu.dequantize(&q).unwrap().value, cpu::dequantize(&q).unwrap());
+    };
+    works(&gpu);
+    let elems = 1 << 27;
+    let x = if call == "quantize" { vec![1.0f32; elems] } else { vec![] };
+    let codes = if call == "dequantize" { vec![1; elems] } else { vec![] };
+    let large =
+        Quantized::from_parts(Scheme::INT8_ABSMAX, Granularity::Tensor, vec![codes.len()], codes, vec![1.0], vec![]);
+    let large = large.unwrap();
+    let ranges = ObservedRanges::new(elems / 8);
+    let plan = gpu.plan(Operation::Quantize, &Spec::new(Scheme::INT8_ABSMAX), &[elems], ElemType::F32).unwrap();
     let limit = |bytes: &str| {
         let pid = std::process::id().to_string();
         let done = std::process::Command::new("prlimit").args(["--pid", &pid, &format!("--as={bytes}:")]).status();
@@ -220,12 +247,17 @@ pub(crate) fn run_out_of_memory(select: &Select) {
     };
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
     let pages: u64 = statm.split(' ').next().unwrap().parse().unwrap();
-    limit(&(pages * 4096 + (300 << 20)).to_string());
-    let error = gpu.quantize(Tensor::new(&x, &[x.len()]).unwrap(), &spec()).err().unwrap();
+    limit(&(pages * 4096 + (mebibytes << 20)).to_string());
+    let error = match call {
+        "quantize" => gpu.quantize(Tensor::new(&x, &[x.len()]).unwrap(), &spec()).err(),
+        "dequantize" => gpu.dequantize(&large).err(),
+        "restore_ranges" => gpu.restore_ranges(&ranges, Granularity::Channel(0), Observer::MIN_MAX).err(),
+        _ => plan.create(Role::Input).err(),
+    };
     limit("unlimited");
+    let error = error.unwrap();
     println!("{error}");
-    assert!(matches!(error, Error::OutOfMemory { .. }), "{error:?}");
-    assert_same("afterwards", &gpu.quantize(small, &spec()).unwrap(), &cpu::quantize(small, &spec()).unwrap());
+    works(&gpu);
 }
 
 fn timeout(gpu: &Gpu) {

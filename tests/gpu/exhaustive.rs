@@ -1,11 +1,16 @@
-//! All 2^32 values of x. Ignored by default: `cargo test --release --test gpu -- --ignored` (minutes a scale).
+//! All 2^32 values of x, and a minute of ten threads. Ignored by default: `cargo test --release --test gpu -- --ignored`
+//! (minutes a scale).
 
+use crate::threads::ten_threads;
 use crate::{Test, assert_all_equal};
 use wgpu_quant::gpu::Scales;
 use wgpu_quant::{Gpu, Scheme, Spec, Tensor, cpu};
 
-pub(crate) const TESTS: &[Test] =
-    &[("all_2_to_the_32_values_agree_for_six_scales", all_values), ("all_2_to_the_32_values_agree_under_casts", casts)];
+pub(crate) const TESTS: &[Test] = &[
+    ("all_2_to_the_32_values_agree_for_six_scales", all_values),
+    ("all_2_to_the_32_values_agree_under_casts", casts),
+    ("ten_threads_agree_for_a_minute", |gpu| ten_threads(gpu, 60)),
+];
 
 /// A common scale, the ends of the significand, the least scale, one of the worked example, and a huge one.
 const SCALES: [u32; 6] = [0x3c23_d70a, 0x3f7f_ffff, 0x3f80_0001, 0x0000_0003, 0x3da0_a0a1, 0x7dfc_cc44];

@@ -9,13 +9,17 @@ mod corpus;
 #[path = "../../src/rng.rs"]
 mod rng;
 
+mod asynchronous;
+mod backend;
 mod device;
 mod equality;
 mod exhaustive;
+mod faults;
 mod invariance;
 mod layouts;
 mod observe;
 mod record;
+mod threads;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -75,6 +79,11 @@ impl Subject {
             (record::TESTS, false),
             (layouts::TESTS, false),
             (device::TESTS, false),
+            (faults::TESTS, false),
+            (asynchronous::TESTS, false),
+            (backend::TESTS, false),
+            (threads::TESTS, false),
+            (faults::SOFTWARE_VULKAN_TESTS, !software_vulkan),
             (device::SOFTWARE_VULKAN_TESTS, !software_vulkan),
             (exhaustive::TESTS, true),
         ];
@@ -128,8 +137,8 @@ impl<'g> Cases<'g> {
 }
 
 fn main() -> ExitCode {
-    if let Ok(index) = std::env::var(device::OOM_CHILD) {
-        device::run_out_of_memory(&Select::parse(&index));
+    if let Ok(asked) = std::env::var(device::OOM_CHILD) {
+        device::run_out_of_memory(&asked);
         return ExitCode::SUCCESS;
     }
     let arguments = Arguments::from_args();

@@ -99,8 +99,11 @@ pub(crate) fn read(gpu: &Gpu, buffer: &wgpu::Buffer) -> Vec<u8> {
     let mut encoder = gpu.device().create_command_encoder(&Default::default());
     encoder.copy_buffer_to_buffer(buffer, 0, &staging, 0, buffer.size());
     gpu.queue().submit([encoder.finish()]);
-    staging.map_async(wgpu::MapMode::Read, .., |result| result.unwrap());
+    let (sender, mapped) = std::sync::mpsc::channel();
+    staging.map_async(wgpu::MapMode::Read, .., move |result| sender.send(result).unwrap());
     gpu.device().poll(wgpu::PollType::wait_indefinitely()).unwrap();
+    // Another thread's poll may be the one that maps it.
+    mapped.recv().unwrap().unwrap();
     staging.get_mapped_range(..).unwrap().to_vec()
 }
 
@@ -118,7 +121,7 @@ const ROLES: [Role; 6] = [Role::Input, Role::Output, Role::Scales, Role::ZeroPoi
 
 /// What an operation gives: the output's bytes, scales and zero points as bits, counts.
 #[derive(Debug, PartialEq)]
-struct Result {
+pub(crate) struct Result {
     output: Vec<u8>,
     scales: Vec<u32>,
     zero_points: Vec<i32>,
@@ -134,7 +137,7 @@ pub(crate) fn words<T: bytemuck::Pod>(bytes: &[u8]) -> Vec<T> {
 }
 
 /// Runs an operation as it is recorded, at offsets that `turn` chooses.
-fn recorded(gpu: &Gpu, case: &str, plan: &Plan, input: &[u8], q: &Quantized, turn: u64) -> Result {
+pub(crate) fn recorded(gpu: &Gpu, case: &str, plan: &Plan, input: &[u8], q: &Quantized, turn: u64) -> Result {
     let held: Vec<Held> = ROLES
         .into_iter()
         .enumerate()
@@ -164,7 +167,7 @@ fn recorded(gpu: &Gpu, case: &str, plan: &Plan, input: &[u8], q: &Quantized, tur
 }
 
 /// The same by the CPU path. The last word of codes is filled up with zeros.
-fn expected(operation: Operation, spec: &Spec, x: Tensor<'_>, q: &Quantized) -> Result {
+pub(crate) fn expected(operation: Operation, spec: &Spec, x: Tensor<'_>, q: &Quantized) -> Result {
     let (scales, zero_points) = (q.scales(), q.zero_points());
     let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
     let of_codes = |out: wgpu_quant::QuantizeOutput| {
@@ -196,7 +199,7 @@ fn expected(operation: Operation, spec: &Spec, x: Tensor<'_>, q: &Quantized) -> 
     }
 }
 
-const OPERATIONS: [Operation; 5] = [
+pub(crate) const OPERATIONS: [Operation; 5] = [
     Operation::Quantize,
     Operation::QuantizeWithScales,
     Operation::FakeQuantize,
@@ -346,7 +349,7 @@ fn frugal(gpu: &Gpu) {
 }
 
 /// wgpu's own count of the objects that there are.
-fn objects(gpu: &Gpu) -> [isize; 7] {
+pub(crate) fn objects(gpu: &Gpu) -> [isize; 7] {
     let hal = gpu.device().get_internal_counters().hal;
     let counters = [
         &hal.buffers,
