@@ -5,11 +5,13 @@
 //! neither that nor the number of workgroups changes a bit.
 
 mod adapter;
+mod bind;
 mod call;
 mod cut;
 mod job;
 mod observe;
 mod plan;
+mod role;
 mod shader;
 mod stages;
 mod state;
@@ -18,10 +20,12 @@ pub use adapter::{
     AdapterDescription, DEVICE_VARIABLE, OPTIONAL_FEATURES, REQUIRED_FEATURES, STORAGE_BUFFERS, Select, adapters,
     required_limits,
 };
+pub use bind::Bound;
 pub use call::Scales;
 pub(crate) use cut::has_short_runs;
 pub use observe::RangeAccumulator;
-pub use plan::{Bound, Layout, Need, Operation, Plan, Role};
+pub use plan::Plan;
+pub use role::{Layout, Need, Operation, Role};
 pub use shader::{Codec, Kernel, Params, Program, RECIPE_WORDS, Tuning, shader_source};
 #[doc(hidden)]
 pub use state::Fault;
