@@ -11,6 +11,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("what_is_recorded_agrees_and_nothing_else_is_written", agrees),
     ("a_bound_plan_is_recorded_again_and_again", again),
     ("recording_creates_nothing_and_allocates_no_more_than_by_hand", frugal),
+    ("a_recording_writes_its_times", timed),
     ("what_cannot_be_bound_is_refused_with_what_was_found", refused),
 ];
 
@@ -346,6 +347,35 @@ fn frugal(gpu: &Gpu) {
     assert_eq!((self::objects(&gpu), gpu.traffic()), (objects, traffic));
     println!("1000 recordings of {} dispatches: {ours} allocations, {hand} by hand", bound.dispatches());
     assert!(ours <= hand, "{ours} allocations, {hand} by hand");
+}
+
+fn timed(gpu: &Gpu) {
+    if !gpu.device().features().contains(wgpu::Features::TIMESTAMP_QUERY) {
+        println!("no timestamps here");
+        return;
+    }
+    let plan = gpu.plan(Operation::Quantize, &Spec::new(Scheme::INT8_ABSMAX), &[1 << 20], ElemType::F32).unwrap();
+    let held: Vec<Held> = ROLES.into_iter().filter_map(|role| Held::new(gpu, &plan, role, 1, &[])).collect();
+    let bound = bind(&plan, &held);
+    let (ty, count) = (wgpu::QueryType::Timestamp, 2);
+    let query_set = &gpu.device().create_query_set(&wgpu::QuerySetDescriptor { label: None, ty, count });
+    let times = gpu.device().create_buffer(&wgpu::BufferDescriptor {
+        label: None,
+        size: 16,
+        usage: wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC,
+        mapped_at_creation: false,
+    });
+    submit(gpu, |encoder| {
+        let writes = wgpu::ComputePassTimestampWrites {
+            query_set,
+            beginning_of_pass_write_index: Some(0),
+            end_of_pass_write_index: Some(1),
+        };
+        bound.record_timed(encoder, Some(writes));
+        encoder.resolve_query_set(query_set, 0..2, &times, 0);
+    });
+    let ticks: Vec<u64> = words(&read(gpu, &times));
+    assert!(ticks[0] > 0 && ticks[1] > ticks[0], "{ticks:?}");
 }
 
 /// wgpu's own count of the objects that there are.
