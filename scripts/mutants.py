@@ -137,6 +137,7 @@ FAULTS = [
     ("plan: the next slice's place in the slice before", "src/gpu/bind.rs", "begin <= start) - 1;", "begin <= start).saturating_sub(2);"),
     ("plan: tensors of a batch with the first one's recipes", "src/gpu/bind.rs", "params.recipes_at = words / saturate(RECIPE_WORDS)", "params.recipes_at = 0 * words"),
     ("plan: scales of a batch at the first one's", "src/gpu/bind.rs", "Space::Scales => params.scales_at = words,", "Space::Scales => params.scales_at = 0 * words,"),
+    ("bind: the last vector half bound", "src/gpu/bind.rs", "self.vector_bytes(step.tensor).min(16)", "4"),
     ("batch: the row before", "shaders/batch.wgsl", "let before = workgroup <", "let before = workgroup <="),
     ("batch: tiles counted from the first row's", "shaders/batch.wgsl", "return workgroup - params.first_workgroup;", "return workgroup;"),
     ("stages: the loss of given scales without its ranges", "src/gpu/stages.rs", "if once.is_none() && (with_loss || !(is_given || scheme.is_cast())) {", "if once.is_none() && !(is_given || scheme.is_cast()) {"),

@@ -176,8 +176,9 @@ impl Plan {
                 // Recipes are counted from the beginning of the window.
                 let back =
                     if place.space == Space::Recipes { place.bytes.start % RECIPE_GRANULE } else { start % alignment };
-                // Whole words, and not beyond the buffer's end.
-                let end = (start + place.bytes.end - place.bytes.start).next_multiple_of(4).min(buffer.size());
+                // Whole words, of elements whole vectors: what is half bound cannot be read. Not beyond the buffer's end.
+                let whole = if place.space == Space::Elems { self.vector_bytes(step.tensor).min(16) } else { 4 };
+                let end = (start + place.bytes.end - place.bytes.start).next_multiple_of(whole).min(buffer.size());
                 windows.push((*binding, place.space, buffer, start - back..end));
                 starts.push(start);
             }
@@ -210,6 +211,11 @@ impl Plan {
             self.check_access(group)?;
         }
         Ok(groups)
+    }
+
+    /// Four elements of a tensor.
+    fn vector_bytes(&self, tensor: usize) -> u64 {
+        4 * self.tensors[tensor].elem_type.bytes() as u64
     }
 
     /// No dispatch may read a buffer that it writes.

@@ -207,8 +207,7 @@ impl Gpu {
         };
         for (i, &border) in borders_elems.iter().enumerate() {
             let (slot, at) = (slots.of(border), slots.at_of(border));
-            let is_whole = slot.is_multiple_of(8) && (work != Work::Dequantize || at.is_multiple_of(8));
-            if !is_whole || !(at as u64 * in_bits).is_multiple_of(32) {
+            if !slot.is_multiple_of(8) || !at.is_multiple_of(if work == Work::Dequantize { 8 } else { 4 }) {
                 let message = format!(
                     "slice {} begins at element {border}, the beginnings of whole words of codes are allowed",
                     i + 1
