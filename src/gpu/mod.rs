@@ -232,6 +232,14 @@ impl Gpu {
     /// Lets wgpu make its callbacks, without blocking; false while the device has something left to do.
     ///
     /// The futures of a caller's device resolve in this call or in the caller's own [`wgpu::Device::poll`].
+    ///
+    /// ```no_run
+    /// # use wgpu_quant::{Gpu, Scheme, Spec, Tensor};
+    /// # async fn call(gpu: &Gpu, x: Tensor<'_>) -> wgpu_quant::Result<()> {
+    /// // Wherever an engine goes round: `gpu.poll();`
+    /// let codes = gpu.quantize_async(x, &Spec::new(Scheme::INT8_ABSMAX)).await?;
+    /// # Ok(()) }
+    /// ```
     pub fn poll(&self) -> bool {
         !matches!(job::poll(&self.device, wgpu::PollType::Poll), Ok(Ok(wgpu::PollStatus::Poll)))
     }
