@@ -515,7 +515,9 @@ pub(super) fn wait_for(device: &wgpu::Device, index: Option<wgpu::SubmissionInde
         match poll(device, wgpu::PollType::Wait { submission_index: index.clone(), timeout: Some(left) })? {
             Ok(_) => return Ok(()),
             // GL waits for two seconds at most.
-            Err(wgpu::PollError::Timeout) if started.elapsed() < timeout => std::thread::yield_now(),
+            Err(wgpu::PollError::Timeout) if started.elapsed() < timeout => {
+                std::thread::sleep(Duration::from_millis(1).min(timeout));
+            }
             Err(wgpu::PollError::Timeout) => return Err(Error::Timeout { seconds: timeout.as_secs() }),
             Err(error) => return Err(Error::Gpu { message: error.to_string() }),
         }

@@ -221,7 +221,7 @@ fn creations(gpu: &Gpu) {
     let texts = sources.map(|entry| std::fs::read_to_string(entry.unwrap().path()).unwrap());
     assert_eq!(texts.map(|text| text.matches(".create_buffer").count()).sum::<usize>(), 2);
     // As they are, and in several chunks and slabs, with each kernel's time taken.
-    let cut = another(gpu).with_tuning(gpu.tuning().chunk_elems(256).slab_units(40).timestamps(true)).unwrap();
+    let cut = another(gpu).with_tuning(gpu.tuning().chunk_elems(400).slab_units(60).timestamps(true)).unwrap();
     let mut rows = 0;
     for gpu in [&another(gpu), &cut] {
         for (_, call) in CALLS {
