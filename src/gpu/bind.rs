@@ -301,7 +301,7 @@ impl Plan {
                 found => {
                     let allowed = allowed.map(|n| n.to_string());
                     let allowed = if allowed[0] == allowed[1] { allowed[0].clone() } else { allowed.join(" or ") };
-                    return Err(refused(role, format!("given {found} times, {allowed} are allowed")));
+                    return Err(refused(role, format!("given {found} times, {allowed} allowed")));
                 }
             }
         }

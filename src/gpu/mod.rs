@@ -451,6 +451,10 @@ impl Gpu {
         if let Some(pipeline) = pipelines.get(&program) {
             return Ok(pipeline.clone());
         }
+        let [found, allowed] = [STORAGE_BUFFERS, self.limits.max_storage_buffers_per_shader_stage].map(u64::from);
+        if found > allowed {
+            return Err(Error::TooLarge { what: "the number of storage buffers of a kernel", found, allowed });
+        }
         let scopes = Scopes::open(&self.device, &self.state);
         let label = format!("wgpu-quant {}", program.label());
         let text = match self.state.fails(Fault::Kernel) {

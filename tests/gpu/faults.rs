@@ -362,7 +362,7 @@ fn bindings(gpu: &Gpu) {
     row("bind: input and output", "it is also the input buffer", with(&[(0, &large, 0), (1, &large, 4096)]));
     row("bind: none", "the input buffer: not given", plan.bind(&[]));
     row("bind: one missing", "the scratch buffer: not given", plan.bind(&good[..4]));
-    row("bind: one twice", "the input buffer: given twice", plan.bind(&[&good[..], &good[..1]].concat()));
+    row("bind: one twice", "the input buffer: given 2 times, 1 allowed", plan.bind(&[&good[..], &good[..1]].concat()));
     let extra = [&good[..], &[(Role::ZeroPoints, &large, 0)]].concat();
     row("bind: one too many", "the zero points buffer: this plan has none", plan.bind(&extra));
     faults.row("create: a buffer that there is not", "Binding", "this plan has none", plan.create(Role::ZeroPoints));
@@ -375,7 +375,7 @@ fn bindings(gpu: &Gpu) {
     faults.row("plan: a shape beyond all numbers", "ShapeOverflow", "more elements", plans(&along(0), &endless));
 
     // Of an empty tensor nothing is needed, but offsets are to lie in the buffer all the same.
-    let empty = gpu.plan(Operation::Quantize, &along(0), &[0, 3], ElemType::F32).unwrap();
+    let empty = gpu.plan(Operation::Quantize, &along(0).loss(LossDetail::None), &[0, 3], ElemType::F32).unwrap();
     let roles = [Role::Input, Role::Output, Role::Scales, Role::ZeroPoints, Role::Counts, Role::Scratch];
     let buffers = roles.map(|role| empty.create(role).unwrap());
     let mut all: Vec<_> = roles.into_iter().zip(&buffers).map(|(role, b)| (role, b, 0)).collect();
@@ -406,11 +406,9 @@ fn limits(gpu: &Gpu) {
     }
     let spec = Spec::new(Scheme::INT8_ABSMAX);
     let narrow = tuned(gpu.tuning().workgroups_per_dimension(1)).unwrap();
-    let faults = Faults::of(&narrow);
-    let words = "dispatch in workgroups is ";
-    faults.row("quantize: more workgroups than one", "TooLarge", words, narrow.quantize(x, &spec));
-    let plan = narrow.plan(Operation::Quantize, &spec, x.shape(), ElemType::F32);
-    faults.row("plan: more workgroups than one", "TooLarge", "the device allows at most 1", plan);
+    // One workgroup at a time is slow, and no error.
+    assert_same("one workgroup at a time", &narrow.quantize(x, &spec).unwrap(), &cpu::quantize(x, &spec).unwrap());
+    narrow.plan(Operation::Quantize, &spec, x.shape(), ElemType::F32).unwrap();
     let timed = tuned(gpu.tuning().chunk_elems(8).timestamps(true)).unwrap();
     if timed.device().features().contains(wgpu::Features::TIMESTAMP_QUERY) {
         let faults = Faults::of(&timed);
@@ -431,7 +429,8 @@ fn limits(gpu: &Gpu) {
     };
     let few = with(|limits| limits.max_storage_buffers_per_shader_stage = 3);
     for _ in 0..2 {
-        is_error("quantize: three storage buffers", "Gpu", "imit is 3", few.quantize(x, &spec));
+        let words = "storage buffers of a kernel is 6, the device allows at most 3";
+        is_error("quantize: three storage buffers", "TooLarge", words, few.quantize(x, &spec));
     }
     let small = with(|limits| {
         limits.max_buffer_size = 1 << 20;

@@ -439,7 +439,7 @@ fn refused(gpu: &Gpu) {
     says(layout.clone().slices_elems(&[80, 81]), "the slices holds 161 elements, expected 160");
     says(layout.clone().slices_elems(&[160, 0]), "slice 1 of no elements");
     says(layout.clone().slices_elems(&[12, 148]), "slice 1 begins at element 12");
-    says(Layout::new(&[10, 15], ElemType::F32).slices_elems(&[8 * 15 + 8, 22]), "slice 1 begins at element 128");
+    says(Layout::new(&[10, 15], ElemType::F32).slices_elems(&[8 * 15 + 4, 26]), "slice 1 begins at element 124");
     says(layout.clone().row_pitch_elems(15), "strides of [15, 1]");
     let both = [layout.clone(), layout.clone().slices_elems(&[80, 80])];
     assert!(matches!(plan(&both, &spec), Err(Error::Binding { .. })));
@@ -449,7 +449,7 @@ fn refused(gpu: &Gpu) {
     let (buffer, offsets) = (wide.create(Role::Input).unwrap(), wide.offsets(Role::Input));
     assert_eq!(offsets, [0, 640]);
     let once = [(Role::Input, &buffer, 0)];
-    assert!(wide.bind(&once).unwrap_err().to_string().contains("given 1 times, 2 are allowed"));
+    assert!(wide.bind(&once).unwrap_err().to_string().contains("given 1 times, 2 allowed"));
     // Scratch is read by the kernel that writes the codes.
     let rows = gpu.plan(Operation::Quantize, &spec, &[100_000], ElemType::F32).unwrap();
     let roles = [Role::Input, Role::Scales, Role::Counts];

@@ -436,7 +436,7 @@ fn refused(gpu: &Gpu) {
     let error = plan.bind(&good[1..]).unwrap_err().to_string();
     assert!(error.contains("the input buffer: not given"), "{error}");
     let twice = [&good[..], &good[..1]].concat();
-    assert!(plan.bind(&twice).unwrap_err().to_string().contains("given 2 times, 1 are allowed"));
+    assert!(plan.bind(&twice).unwrap_err().to_string().contains("given 2 times, 1 allowed"));
     let extra = [&good[..], &[(Role::ZeroPoints, &both, 0)]].concat();
     assert!(plan.bind(&extra).unwrap_err().to_string().contains("the zero points buffer: this plan has none"));
     assert!(plan.create(Role::ZeroPoints).is_err());

@@ -75,7 +75,7 @@ fn one_thread(
             }
             _ => {
                 let operation = record::OPERATIONS[turn / 8 % record::OPERATIONS.len()];
-                let plan = gpu.plan(operation, &spec, shape, elem_type).unwrap();
+                let plan = gpu.plan(operation, &spec.loss(LossDetail::None), shape, elem_type).unwrap();
                 let input = if operation == Operation::Dequantize { q.codes() } else { &bytes };
                 let ours = record::recorded(gpu, &case, &plan, input, q, turn as u64 % 11);
                 assert_eq!(ours, record::expected(operation, &spec, x, q), "{case}");
