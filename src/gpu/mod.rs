@@ -10,6 +10,7 @@ mod call;
 mod cut;
 mod job;
 mod observe;
+mod pieces;
 mod plan;
 mod role;
 mod shader;
