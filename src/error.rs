@@ -151,6 +151,15 @@ pub enum Error {
         /// The largest size that the device allows.
         allowed: u64,
     },
+    /// A number that the caller chose is too small for what is asked for.
+    TooSmall {
+        /// What it is, with its unit.
+        what: &'static str,
+        /// The number that was given.
+        found: u64,
+        /// A number that will do.
+        enough: u64,
+    },
     /// The device has not enough memory.
     OutOfMemory {
         /// What the device reported.
@@ -268,6 +277,7 @@ impl fmt::Display for Error {
             Self::TooLarge { what, found, allowed } => {
                 write!(f, "{what} is {found}, the device allows at most {allowed}")
             }
+            Self::TooSmall { what, found, enough } => write!(f, "{what} is {found}, {enough} will do"),
             Self::OutOfMemory { message } => write!(f, "out of device memory: {message}"),
             Self::DeviceLost { message } => write!(f, "the device was lost: {message}"),
             Self::Timeout { seconds } => {

@@ -262,7 +262,7 @@ fn content_of<'a>(q: &'a Quantized, place: &Place) -> Content<'a> {
 }
 
 /// What is wrong with given scales, as far as the host can see.
-fn check(gpu: &Gpu, spec: &Spec, units: RangeUnits, given: Option<Scales<'_>>) -> Result<()> {
+pub(super) fn check(gpu: &Gpu, spec: &Spec, units: RangeUnits, given: Option<Scales<'_>>) -> Result<()> {
     let scheme = spec.scheme;
     match given {
         None => Ok(()),

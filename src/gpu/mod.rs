@@ -16,6 +16,7 @@ mod role;
 mod shader;
 mod stages;
 mod state;
+mod stream;
 
 pub use adapter::{
     AdapterDescription, DEVICE_VARIABLE, OPTIONAL_FEATURES, REQUIRED_FEATURES, STORAGE_BUFFERS, Select, adapters,
@@ -30,6 +31,7 @@ pub use role::{Layout, Need, Operation, Role};
 pub use shader::{Codec, Kernel, Params, Program, RECIPE_WORDS, Tuning, shader_source};
 #[doc(hidden)]
 pub use state::Fault;
+pub use stream::{Stream, Streamed};
 
 use crate::device::{Computed, DeviceInfo};
 use crate::error::{Error, Result};

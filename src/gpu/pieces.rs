@@ -104,11 +104,6 @@ impl Pieces {
         if self.kind == Kind::Empty { 1 } else { self.blocks() * self.pieces_per_block() }
     }
 
-    /// The elements of the largest one.
-    pub(super) fn largest_elems(&self) -> usize {
-        if self.kind == Kind::Empty { 0 } else { self.step_elems }
-    }
-
     /// Piece `i` of [`count`](Self::count).
     pub(super) fn get(&self, i: usize) -> Piece {
         if self.kind == Kind::Empty {
@@ -211,7 +206,6 @@ mod tests {
         assert_eq!(next, whole.elems(), "{case}");
         assert_eq!(bytes, code_bytes(shape, scheme.code()).unwrap(), "{case}");
         assert_eq!(shares, pieces.share_units(), "{case}");
-        assert_eq!(lengths.iter().max(), Some(&pieces.largest_elems()), "{case}");
         lengths.sort_unstable();
         lengths.dedup();
         assert_eq!(lengths, pieces.lengths(), "{case}");

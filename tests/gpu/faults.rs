@@ -159,6 +159,25 @@ const CALLS: &[Call] = &[
         assert_eq!(gpu.observed(&ranges)?.batches(), 0);
         Ok(())
     }),
+    ("stream in one pass", |gpu| streams(gpu, &along(0), None)),
+    ("stream in two passes", |gpu| streams(gpu, &along(1), None)),
+    ("stream with scales of the host", |gpu| streams(gpu, &along(0), Some(()))),
+    ("stream of codes", |gpu| {
+        let q = quantized(&values(), &along(0)).tensor;
+        let mut values = vec![];
+        let read = |offset, to: &mut [u8]| {
+            to.copy_from_slice(&q.codes()[offset as usize..offset as usize + to.len()]);
+            Ok(())
+        };
+        let write = |bytes: &[u8]| {
+            values.extend_from_slice(bytes);
+            Ok(())
+        };
+        let stream = gpu.stream(&SHAPE, &along(0)).ring(2).budget_bytes(STREAM_BYTES);
+        stream.dequantize(q.scales(), q.zero_points(), read, write)?;
+        assert_eq!(values, bytemuck::cast_slice::<f32, u8>(&cpu::dequantize(&q).unwrap()));
+        Ok(())
+    }),
     ("Plan::create", |gpu| planned(gpu)?.create(Role::Output).map(drop)),
     ("Plan::bind", |gpu| {
         let plan = planned(gpu)?;
@@ -203,6 +222,35 @@ fn quantizes(gpu: &Gpu, spec: &Spec, on_device: Option<bool>) -> Result<()> {
         }
     };
     assert_same("call", &ours?.value, &reference);
+    Ok(())
+}
+
+/// Too little for the tensor at once.
+const STREAM_BYTES: u64 = 14_000;
+
+fn streams(gpu: &Gpu, spec: &Spec, given: Option<()>) -> Result<()> {
+    let x = values();
+    let bytes: &[u8] = bytemuck::cast_slice(&x);
+    let reference = quantized(&x, spec);
+    let (s, z) = (reference.tensor.scales(), reference.tensor.zero_points());
+    let (mut reads, mut codes) = (0, vec![]);
+    let read = |offset, to: &mut [u8]| {
+        reads += 1;
+        to.copy_from_slice(&bytes[offset as usize..offset as usize + to.len()]);
+        Ok(())
+    };
+    let write = |bytes: &[u8]| {
+        codes.extend_from_slice(bytes);
+        Ok(())
+    };
+    let stream = gpu.stream(&SHAPE, spec).ring(2).budget_bytes(STREAM_BYTES);
+    let out = match given {
+        None => stream.quantize(ElemType::F32, read, write)?,
+        Some(()) => stream.quantize_with_scales(ElemType::F32, Scales::Host(s, z), read, write)?,
+    };
+    assert!(reads > 2, "{reads} reads");
+    let ours = (&codes[..], crate::bits(&out.scales), &out.zero_points[..], out.counts);
+    assert_eq!(ours, (reference.tensor.codes(), crate::bits(s), z, reference.counts));
     Ok(())
 }
 

@@ -19,6 +19,7 @@ mod invariance;
 mod layouts;
 mod observe;
 mod record;
+mod stream;
 mod threads;
 
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -80,6 +81,7 @@ impl Subject {
             (observe::TESTS, false),
             (record::TESTS, false),
             (layouts::TESTS, false),
+            (stream::TESTS, false),
             (device::TESTS, false),
             (faults::TESTS, compiles_long),
             (asynchronous::TESTS, false),
@@ -87,6 +89,7 @@ impl Subject {
             (threads::TESTS, false),
             (faults::SOFTWARE_VULKAN_TESTS, !software_vulkan || compiles_long),
             (device::SOFTWARE_VULKAN_TESTS, !software_vulkan),
+            (stream::SOFTWARE_VULKAN_TESTS, !software_vulkan),
             (exhaustive::TESTS, true),
         ];
         groups.into_iter().flat_map(move |(tests, ignored)| tests.iter().map(move |&test| self.trial(test, ignored)))
