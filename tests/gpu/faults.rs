@@ -173,8 +173,10 @@ const CALLS: &[Call] = &[
             values.extend_from_slice(bytes);
             Ok(())
         };
-        let stream = gpu.stream(&SHAPE, &along(0)).ring(2).budget_bytes(STREAM_BYTES);
-        stream.dequantize(q.scales(), q.zero_points(), read, write)?;
+        let (s, z) = (q.scales(), q.zero_points());
+        let none = gpu.stream(&SHAPE, &along(0)).ring(2).budget_bytes(0);
+        let budget = some(none.dequantize(s, z, |_, _| Ok(()), |_| Ok(())))?;
+        none.budget_bytes(budget).dequantize(s, z, read, write)?;
         assert_eq!(values, bytemuck::cast_slice::<f32, u8>(&cpu::dequantize(&q).unwrap()));
         Ok(())
     }),
@@ -225,8 +227,14 @@ fn quantizes(gpu: &Gpu, spec: &Spec, on_device: Option<bool>) -> Result<()> {
     Ok(())
 }
 
-/// Too little for the tensor at once.
-const STREAM_BYTES: u64 = 14_000;
+/// A budget that is too little for the tensor at once.
+fn some<T>(refused: Result<T>) -> Result<u64> {
+    match refused {
+        Ok(_) => panic!("no budget will do"),
+        Err(Error::TooSmall { enough, .. }) => Ok(enough + 1000),
+        Err(error) => Err(error),
+    }
+}
 
 fn streams(gpu: &Gpu, spec: &Spec, given: Option<()>) -> Result<()> {
     let x = values();
@@ -243,10 +251,17 @@ fn streams(gpu: &Gpu, spec: &Spec, given: Option<()>) -> Result<()> {
         codes.extend_from_slice(bytes);
         Ok(())
     };
-    let stream = gpu.stream(&SHAPE, spec).ring(2).budget_bytes(STREAM_BYTES);
+    let none = gpu.stream(&SHAPE, spec).ring(2).budget_bytes(0);
+    let (f32, given) = (ElemType::F32, given.map(|()| Scales::Host(s, z)));
     let out = match given {
-        None => stream.quantize(ElemType::F32, read, write)?,
-        Some(()) => stream.quantize_with_scales(ElemType::F32, Scales::Host(s, z), read, write)?,
+        None => {
+            let budget = some(none.quantize(f32, |_, _| Ok(()), |_| Ok(())))?;
+            none.budget_bytes(budget).quantize(f32, read, write)?
+        }
+        Some(scales) => {
+            let budget = some(none.quantize_with_scales(f32, scales, |_, _| Ok(()), |_| Ok(())))?;
+            none.budget_bytes(budget).quantize_with_scales(f32, scales, read, write)?
+        }
     };
     assert!(reads > 2, "{reads} reads");
     let ours = (&codes[..], crate::bits(&out.scales), &out.zero_points[..], out.counts);
