@@ -441,6 +441,12 @@ impl Plan {
         Ok(call::loss(*slots, is_cast, tallies(counts), &loss_sums[..LOSS_WORDS * units], &scales[..*units], errors))
     }
 
+    /// What the parameters of a binding of one tensor take.
+    pub(super) fn params_bytes(&self) -> u64 {
+        let alignment = self.limits.min_uniform_buffer_offset_alignment.into();
+        self.steps.len() as u64 * (size_of::<Params>() as u64).next_multiple_of(alignment)
+    }
+
     /// How often a role is given.
     pub(super) fn parts(&self, role: Role) -> [usize; 2] {
         let slices = self.tensors.first().map_or(1, |tensor| tensor.slices[0].len().max(1));

@@ -4,10 +4,12 @@
 //! (GL) cannot be waited for by one thread and used by another. The second thread touches mapped bytes only.
 
 use super::Gpu;
+use super::bind::Bound;
 use super::call::{self, Scales};
 use super::job::{self, Scopes};
 use super::pieces::{Piece, Pieces};
-use super::plan::{Bound, Operation, Plan, Role};
+use super::plan::Plan;
+use super::role::{Operation, Role};
 use super::state::Fault;
 use crate::device::Computed;
 use crate::error::{Error, Result};
@@ -176,8 +178,8 @@ const ROLES: [Role; 7] =
     [Role::Input, Role::Output, Role::Scales, Role::ZeroPoints, Role::Counts, Role::Ranges, Role::Scratch];
 
 impl Stream<'_> {
-    /// The same with at most so many bytes: of buffers on the device and for its way there and back, and of vectors here, the
-    /// returned ones included. Compiled kernels and their parameters, some kilobytes per slot, are not counted.
+    /// The same with at most so many bytes: of buffers on the device and on the way there and back, and of vectors here, the
+    /// returned ones included. Compiled kernels and what wgpu keeps beside its buffers are not counted.
     pub fn budget_bytes(self, budget_bytes: u64) -> Self {
         Self { budget_bytes, ..self }
     }
@@ -436,7 +438,9 @@ impl Fitted {
 
     /// What grows with the pieces: the slots, and the room that is read into.
     fn ring_bytes(&self) -> u64 {
-        let slot = self.buffers.iter().map(|buffer| buffer.1).sum::<u64>() + self.upload.bytes + self.download.bytes;
+        let params = self.works.iter().flat_map(|work| &work.plans).map(Plan::params_bytes).sum::<u64>();
+        let buffers = self.buffers.iter().map(|buffer| buffer.1).sum::<u64>();
+        let slot = buffers + params + self.upload.bytes + self.download.bytes;
         (self.slots as u64).saturating_mul(slot).saturating_add(self.source_bytes() as u64)
     }
 
@@ -774,5 +778,5 @@ fn map(gpu: &Gpu, buffer: &wgpu::Buffer, mode: wgpu::MapMode) -> Mapped {
 
 /// Why a buffer's bytes cannot be reached; of a lost device that.
 fn unmapped(gpu: &Gpu, found: &impl std::fmt::Debug) -> Error {
-    job::cause(&gpu.device, &gpu.state, Error::Gpu { message: format!("mapping: {found:?}") })
+    job::cause(&gpu.device, &gpu.state, Error::Gpu { message: format!("a result could not be mapped: {found:?}") })
 }
