@@ -246,7 +246,7 @@ impl fmt::Display for Error {
                 write!(f, "rows may lie apart, all else must be row-major; make a row-major copy")
             }
             Self::ShapeOverflow { shape } => {
-                write!(f, "shape {shape:?} holds more elements than this machine can address")
+                write!(f, "shape {shape:?} holds more elements or range units than this machine can address")
             }
             Self::LengthMismatch { what, found_elems, expected_elems } => {
                 write!(f, "{what} holds {found_elems} elements, expected {expected_elems}")

@@ -68,6 +68,9 @@ pub fn elems(shape: &[usize]) -> Result<usize> {
         .ok_or_else(|| Error::ShapeOverflow { shape: shape.to_vec() })
 }
 
+/// The most range units of a tensor without elements: a gigabyte of scales.
+const MOST_EMPTY_UNITS: usize = 1 << 28;
+
 /// How a tensor falls into range units.
 ///
 /// Seen as `[outer, units, inner]` in row-major order, element `i` belongs to unit `(i / inner) % units`:
@@ -93,9 +96,14 @@ impl RangeUnits {
     /// # Errors
     /// [`Error::AxisOutOfRange`] when the axis does not exist, [`Error::ScalarHasNoGroups`],
     /// [`Error::UnknownGranularity`] of groups of 0, and [`Error::ShapeOverflow`] when the shape is too large to
-    /// address.
+    /// address, or empty with more than 2^28 range units.
     pub fn new(shape: &[usize], granularity: Granularity) -> Result<Self> {
         let all = elems(shape)?;
+        // Nothing else bounds the scales of a tensor without elements.
+        let few = |units| {
+            let is_few = units <= MOST_EMPTY_UNITS;
+            if is_few { Ok(units) } else { Err(Error::ShapeOverflow { shape: shape.to_vec() }) }
+        };
         let uniform = |outer, units, inner_elems| Self { outer, units, inner_elems, ragged_row_elems: 0 };
         match granularity {
             Granularity::Tensor => Ok(uniform(1, 1, all)),
@@ -107,7 +115,7 @@ impl RangeUnits {
                     .filter(|&k| k < rank)
                     .ok_or(Error::AxisOutOfRange { axis, rank })?;
                 if all == 0 {
-                    return Ok(uniform(0, shape[k], 0));
+                    return Ok(uniform(0, few(shape[k])?, 0));
                 }
                 Ok(uniform(shape[..k].iter().product(), shape[k], shape[k + 1..].iter().product()))
             }
@@ -121,7 +129,7 @@ impl RangeUnits {
                 if all == 0 {
                     let units =
                         rows.checked_mul(groups).ok_or_else(|| Error::ShapeOverflow { shape: shape.to_vec() })?;
-                    return Ok(uniform(0, units, 0));
+                    return Ok(uniform(0, few(units)?, 0));
                 }
                 let ragged_row_elems = if n < row && !row.is_multiple_of(n) { row } else { 0 };
                 Ok(Self { outer: 1, units: rows * groups, inner_elems: n.min(row), ragged_row_elems })
@@ -496,6 +504,21 @@ mod tests {
     fn a_shape_that_overflows_is_refused_unless_it_is_empty() {
         assert!(matches!(elems(&[usize::MAX, 2]), Err(Error::ShapeOverflow { .. })));
         assert_eq!(elems(&[usize::MAX, 2, 0]).unwrap(), 0);
+    }
+
+    #[test]
+    fn an_empty_tensor_has_no_endless_scales() {
+        for (shape, granularity) in [
+            (vec![usize::MAX, 0], Granularity::Channel(0)),
+            (vec![0, (1 << 28) + 1], Granularity::Channel(1)),
+            (vec![1 << 20, 1 << 20, 0, 5], Granularity::Group(2)),
+        ] {
+            let units = RangeUnits::new(&shape, granularity);
+            // Groups of no row are none.
+            let is_none = matches!(units, Ok(RangeUnits { units: 0, .. }));
+            assert!(is_none || matches!(units, Err(Error::ShapeOverflow { .. })), "{shape:?}: {units:?}");
+        }
+        assert_eq!(RangeUnits::new(&[0, 1 << 28], Granularity::Channel(1)).unwrap().units, 1 << 28);
     }
 
     #[test]

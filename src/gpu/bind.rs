@@ -76,15 +76,15 @@ impl Plan {
     ///
     /// Every role that the plan [needs](Self::need) is given once; those of a batch but counts and scratch once per tensor,
     /// in order; the input of a tensor in slices once per slice, its output once or once per slice. Offsets may be
-    /// multiples of what [`Need::offset_alignment_bytes`] says, even where the device binds at larger multiples only.
+    /// multiples of what [`Need::offset_alignment_bytes`](super::Need::offset_alignment_bytes) says, even where the device binds at larger multiples only.
     /// Buffers are of usage `STORAGE`. What is written overlaps with nothing; and since wgpu allows no dispatch that reads
     /// a buffer and writes it, what a kernel reads and what it writes are to be different buffers.
     ///
     /// Tensors of a batch share dispatches where they lie within what the device binds at once, in the same buffers.
     ///
     /// # Errors
-    /// [`Error::Binding`], which names the buffer, what was found and what is allowed; [`Error::OutOfMemory`] and
-    /// [`Error::DeviceLost`].
+    /// [`Error::Binding`](crate::Error::Binding), which names the buffer, what was found and what is allowed; [`Error::OutOfMemory`](crate::Error::OutOfMemory) and
+    /// [`Error::DeviceLost`](crate::Error::DeviceLost).
     pub fn bind(&self, buffers: &[(Role, &wgpu::Buffer, u64)]) -> Result<Bound> {
         let given = self.check(buffers)?;
         let groups = self.groups(&given)?;

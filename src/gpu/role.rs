@@ -5,7 +5,7 @@ use crate::error::Error;
 use crate::tensor::ElemType;
 use std::fmt;
 
-/// What a [`Plan`] does.
+/// What a [`Plan`](super::Plan) does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Operation {
@@ -68,14 +68,14 @@ pub enum Role {
     Scales,
     /// i32, one per range unit; of schemes that have them.
     ZeroPoints,
-    /// What [`Plan::counts`] takes apart, where elements are quantized.
+    /// What [`Plan::counts`](super::Plan::counts) takes apart, where elements are quantized.
     Counts,
     /// Two words per range unit, of [`Operation::Ranges`] and [`Operation::Scales`]. All zeros stand for nothing seen; a
     /// recording adds to them and does not clear them.
     Ranges,
-    /// What [`Plan::loss`] takes apart, where the specification asks for the loss.
+    /// What [`Plan::loss`](super::Plan::loss) takes apart, where the specification asks for the loss.
     LossSums,
-    /// f32 |x' - x| of each element, with [`LossDetail::PerElement`]; where rows of 4-bit codes are filled up, one more.
+    /// f32 |x' - x| of each element, with [`LossDetail::PerElement`](crate::LossDetail::PerElement); where rows of 4-bit codes are filled up, one more.
     AbsErrors,
     /// Room between the kernels. It needs no clearing and holds nothing afterwards.
     Scratch,
