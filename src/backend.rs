@@ -14,7 +14,8 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 /// What runs the stages: the CPU path or an adapter. The bits are the same.
 ///
 /// A call whose device is lost on the way is made again, once: by the same adapter, opened again, where one was asked for,
-/// by the CPU path where `auto` chose, and by that path all calls from then on. [`take_notice`](Self::take_notice) tells.
+/// by the CPU path where `auto` chose, and by that path all calls from then on. What is too large for an adapter that `auto`
+/// chose is made by the CPU path, which says so in its result. [`take_notice`](Self::take_notice) tells of both.
 ///
 /// ```
 /// use wgpu_quant::{Backend, Scheme, Spec, Tensor};
@@ -41,18 +42,29 @@ struct Adapter {
     select: Option<Select>,
     /// The CPU path, and why, once it has taken its place.
     fallen: OnceLock<(DeviceInfo, String)>,
+    /// That something was too large for it, which is said once.
+    outgrown: OnceLock<()>,
     notice: Mutex<Option<String>>,
 }
 
 #[cfg(feature = "gpu")]
 impl Adapter {
     fn new(gpu: Gpu, select: Option<Select>) -> Self {
-        Self { gpu: Mutex::new(Arc::new(gpu)), select, fallen: OnceLock::new(), notice: Mutex::default() }
+        let gpu = Mutex::new(Arc::new(gpu));
+        Self { gpu, select, fallen: OnceLock::new(), outgrown: OnceLock::new(), notice: Mutex::default() }
     }
 
     /// What is open; `None` for the CPU path.
     fn gpu(&self) -> Option<Arc<Gpu>> {
         if self.fallen.get().is_some() { None } else { Some(Arc::clone(&lock(&self.gpu))) }
+    }
+
+    /// The CPU path makes a call that the adapter could not for its size.
+    fn outgrown(&self, gpu: &Gpu, why: &Error) {
+        if self.outgrown.set(()).is_ok() {
+            let notice = format!("{} could not ({why}); the CPU path computes what is too large for it", gpu.info());
+            *lock(&self.notice) = Some(notice);
+        }
     }
 
     /// What takes the place of a device that was lost; `None` for the CPU path.
@@ -207,7 +219,7 @@ impl Backend {
         self.adapter.as_ref()?.fallen.get()
     }
 
-    /// That a device was lost and what took its place, for people; `None` when nothing has happened since it was last taken.
+    /// That a device was lost or outgrown and what took its place, for people; `None` when nothing has happened since it was last taken.
     ///
     /// ```
     /// let backend = wgpu_quant::Backend::open("cpu")?;
@@ -231,6 +243,10 @@ impl Backend {
                 Ok(gpu) => gpu.map(|gpu| call(&gpu)),
                 Err(error) => Some(Err(error)),
             },
+            Err(error @ (Error::OutOfMemory { .. } | Error::TooLarge { .. })) if adapter.select.is_none() => {
+                adapter.outgrown(&gpu, &error);
+                None
+            }
             done => Some(done),
         }
     }
@@ -244,7 +260,7 @@ impl Backend {
         if let Some(done) = self.on_adapter(|gpu| gpu.quantize(x, spec)) {
             return done;
         }
-        self.computed(cpu::quantize(x, spec)?)
+        Self::by_cpu(cpu::quantize(x, spec)?)
     }
 
     /// [`cpu::quantize_with_scales`] or its equal on the adapter.
@@ -263,7 +279,7 @@ impl Backend {
         {
             return done;
         }
-        self.computed(cpu::quantize_with_scales(x, spec, scales, zero_points)?)
+        Self::by_cpu(cpu::quantize_with_scales(x, spec, scales, zero_points)?)
     }
 
     /// [`cpu::fake_quantize`] or its equal on the adapter.
@@ -275,7 +291,7 @@ impl Backend {
         if let Some(done) = self.on_adapter(|gpu| gpu.fake_quantize(x, spec)) {
             return done;
         }
-        self.computed(cpu::fake_quantize(x, spec)?)
+        Self::by_cpu(cpu::fake_quantize(x, spec)?)
     }
 
     /// [`cpu::fake_quantize_with_scales`] or its equal on the adapter.
@@ -295,7 +311,7 @@ impl Backend {
         {
             return done;
         }
-        self.computed(cpu::fake_quantize_with_scales(x, spec, scales, zero_points)?)
+        Self::by_cpu(cpu::fake_quantize_with_scales(x, spec, scales, zero_points)?)
     }
 
     /// [`cpu::dequantize`] or its equal on the adapter.
@@ -307,7 +323,7 @@ impl Backend {
         if let Some(done) = self.on_adapter(|gpu| gpu.dequantize(q)) {
             return done;
         }
-        self.computed(cpu::dequantize(q)?)
+        Self::by_cpu(cpu::dequantize(q)?)
     }
 
     /// [`cpu::loss`] or its equal on the adapter.
@@ -319,11 +335,12 @@ impl Backend {
         if let Some(done) = self.on_adapter(|gpu| gpu.loss(x, q, per_element)) {
             return done;
         }
-        self.computed(cpu::loss(x, q, per_element)?)
+        Self::by_cpu(cpu::loss(x, q, per_element)?)
     }
 
-    fn computed<T>(&self, value: T) -> Result<Computed<T>> {
-        Ok(Computed { value, device: self.info().clone() })
+    /// What the CPU path made.
+    fn by_cpu<T>(value: T) -> Result<Computed<T>> {
+        Ok(Computed { value, device: DeviceInfo::cpu() })
     }
 }
 

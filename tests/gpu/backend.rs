@@ -2,12 +2,14 @@
 
 use crate::corpus::data;
 use crate::{Test, another, assert_same, bits};
+use wgpu_quant::gpu::Fault;
 use wgpu_quant::{Backend, Gpu, Granularity, LossDetail, Result, Scheme, Spec, Tensor, cpu};
 
 pub(crate) const TESTS: &[Test] = &[
     ("a_named_adapter_that_is_lost_is_opened_again", named),
     ("an_adapter_that_auto_chose_gives_way_to_the_cpu_path", auto),
     ("threads_that_lose_an_adapter_open_it_once", threads),
+    ("what_is_too_large_for_an_adapter_that_auto_chose_is_left_to_the_cpu_path", outgrown),
 ];
 
 fn spec() -> Spec {
@@ -108,4 +110,25 @@ fn threads(gpu: &Gpu) {
         });
         assert!(backend.take_notice().is_some() && backend.take_notice().is_none());
     }
+}
+
+fn outgrown(gpu: &Gpu) {
+    let backend = Backend::auto_over(another(gpu));
+    let fails = || backend.opened().unwrap().fail(Fault::Buffer, Some(2));
+    let devices = calls(&backend, fails).unwrap();
+    assert!(devices.iter().all(wgpu_quant::DeviceInfo::is_cpu_path), "{devices:?}");
+    let notice = backend.take_notice().unwrap();
+    println!("{notice}");
+    assert!(notice.contains("out of device memory") && notice.ends_with("what is too large for it"), "{notice}");
+    // The adapter still computes what it can, and it was said once.
+    let devices = calls(&backend, || ()).unwrap();
+    assert!(devices.iter().all(|device| device == gpu.info()), "{devices:?}");
+    calls(&backend, fails).unwrap();
+    backend.opened().unwrap().fail(Fault::Buffer, None);
+    assert_eq!((backend.take_notice(), backend.info()), (None, gpu.info()));
+    // A named adapter was asked for, and nothing takes its place.
+    let named = Backend::open(&gpu.info().index.unwrap().to_string()).unwrap();
+    named.opened().unwrap().fail(Fault::Buffer, Some(0));
+    let error = named.quantize(Tensor::new(&[1.0], &[1]).unwrap(), &spec()).unwrap_err();
+    assert!(matches!(error, wgpu_quant::Error::OutOfMemory { .. }), "{error}");
 }
