@@ -103,10 +103,6 @@ fn plan<'a>(args: &QuantizeArgs, input: &'a Input) -> Result<Vec<Step<'a>>> {
     Ok(input.tensors().map(|tensor| Step { action: action(&tensor), tensor }).collect())
 }
 
-/// Scales that a tensor without elements may have: its shape, a few bytes in a hostile file, is no evidence
-/// that the terabytes for them are there.
-const MAX_IDLE_SCALES: usize = 1 << 20;
-
 fn source(args: &QuantizeArgs, tensor: &TensorView<'_>, granularity: Granularity) -> Source {
     let (scheme, saturate, dtype) = (args.scheme, args.saturate, tensor.dtype);
     Source { scheme, granularity, saturate, shape: tensor.shape.to_vec(), dtype, digest: Some(Digest::PLACEHOLDER) }
@@ -134,10 +130,6 @@ fn layout(input: &Input, steps: &[Step<'_>], digest: Digest) -> Result<Layout> {
             };
             if input.tensor(&part.name).is_some() {
                 return Err(refuse(format!("holds {:?}, the name that the {what} of {name:?} needs", part.name)));
-            }
-            let units = wgpu_quant::elems(&part.shape)?;
-            if tensor.elems() == 0 && units > MAX_IDLE_SCALES {
-                return Err(refuse(format!("{name:?} holds no element but would take {units} scales")));
             }
             tensors.push((part.name, part.dtype, part.shape));
         }

@@ -1,6 +1,7 @@
 //! One call's work on the device: dispatches and copies gathered, submitted at once, read back at once.
 
 use super::Gpu;
+use super::bind::Bound;
 use super::shader::{Kernel, Params, Program};
 use super::state::{Fault, State};
 use crate::error::{Error, Result};
@@ -152,6 +153,7 @@ pub(super) struct Job<'g> {
     scopes: Scopes<'g>,
     copies: Vec<Copy>,
     dispatches: Vec<Dispatch>,
+    recordings: Vec<Bound>,
     reads: Vec<(wgpu::Buffer, usize)>,
 }
 
@@ -214,7 +216,8 @@ impl<'g> Job<'g> {
     pub(super) fn new(gpu: &'g Gpu) -> Result<Self> {
         gpu.state.check_alive()?;
         let scopes = Scopes::open(&gpu.device, &gpu.state);
-        Ok(Self { gpu, scopes, copies: Vec::new(), dispatches: Vec::new(), reads: Vec::new() })
+        let (copies, dispatches, recordings, reads) = Default::default();
+        Ok(Self { gpu, scopes, copies, dispatches, recordings, reads })
     }
 
     /// A zeroed storage buffer of this many bytes, rounded up to whole vectors.
@@ -258,6 +261,11 @@ impl<'g> Job<'g> {
         self.dispatches.push(dispatch);
     }
 
+    /// Adds a recording, which comes after all dispatches.
+    pub(super) fn record(&mut self, bound: Bound) {
+        self.recordings.push(bound);
+    }
+
     /// Asks for a buffer's first bytes, and returns the read's number.
     pub(super) fn read(&mut self, buffer: &wgpu::Buffer, bytes: usize) -> usize {
         self.reads.push((buffer.clone(), bytes));
@@ -266,8 +274,8 @@ impl<'g> Job<'g> {
 
     /// Records everything into one command buffer and submits it.
     pub(super) fn submit(self) -> Result<Pending> {
-        let Self { gpu, scopes, mut copies, dispatches, reads } = self;
-        let (commands, staged) = record(gpu, &scopes, &mut copies, &dispatches, &reads)?;
+        let Self { gpu, scopes, mut copies, dispatches, recordings, reads } = self;
+        let (commands, staged) = record(gpu, &scopes, &mut copies, &dispatches, &recordings, &reads)?;
         let index = gpu.queue.submit([commands]);
         gpu.count_submission();
         let mapped = staged
@@ -306,6 +314,7 @@ fn record(
     scopes: &Scopes<'_>,
     copies: &mut Vec<Copy>,
     dispatches: &[Dispatch],
+    recordings: &[Bound],
     reads: &[(wgpu::Buffer, usize)],
 ) -> Result<(wgpu::CommandBuffer, Vec<(wgpu::Buffer, usize)>)> {
     let device = &gpu.device;
@@ -380,6 +389,9 @@ fn record(
         }
     }
     drop(pass);
+    for bound in recordings {
+        bound.record(&mut encoder);
+    }
     let staging = |size| {
         scopes.buffer(&wgpu::BufferDescriptor {
             label: Some("wgpu-quant staging"),

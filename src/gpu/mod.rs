@@ -12,6 +12,7 @@ mod job;
 mod observe;
 mod pieces;
 mod plan;
+mod recorded;
 mod role;
 mod shader;
 mod stages;

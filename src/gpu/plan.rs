@@ -389,6 +389,11 @@ impl Plan {
         self.packed(role).0
     }
 
+    /// The bytes that they take together.
+    pub(super) fn packed_bytes(&self, role: Role) -> usize {
+        usize::try_from(self.packed(role).1).unwrap_or(usize::MAX)
+    }
+
     fn packed(&self, role: Role) -> (Vec<u64>, u64) {
         let tensors = if role.is_shared() { 1 } else { self.tensors.len() };
         let mut end = 0u64;

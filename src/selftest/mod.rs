@@ -138,7 +138,10 @@ pub fn run(gpu: &Gpu, schemes: &[Scheme]) -> Result<Selftest> {
     // Chunks shorter than a tile, a little longer than one, and of a few vectors.
     let cut = [gpu.cut(1000, 7, 9), gpu.cut(4100, 60, 65_535), gpu.cut(68, 60, 65_535)];
     let cut: Vec<&dyn Path> = cut.iter().map(|gpu| gpu as &dyn Path).collect();
-    compare(gpu, &gpu.in_two_passes(), &cut, gpu.tuning().workgroup, gpu.info(), schemes)
+    let twice = gpu.in_two_passes();
+    let recorded = [Recorded(gpu), Recorded(&twice)];
+    let recorded: Vec<&dyn Path> = recorded.iter().map(|path| path as &dyn Path).collect();
+    compare(gpu, &twice, &cut, &recorded, gpu.tuning().workgroup, gpu.info(), schemes)
 }
 
 /// What is compared with the CPU path.
@@ -187,6 +190,38 @@ impl Path for Gpu {
     }
 }
 
+/// What an engine records: the second of three tensors in a batch. Losses and given scales are the calls'.
+struct Recorded<'g>(&'g Gpu);
+
+impl Path for Recorded<'_> {
+    fn quantize(&self, x: Tensor<'_>, spec: &Spec, given: Option<(&[f32], &[i32])>) -> Result<QuantizeOutput> {
+        if given.is_some() || spec.loss != LossDetail::None {
+            return Path::quantize(self.0, x, spec, given);
+        }
+        Ok(self.0.quantize_recorded(&[x; 3], spec)?.swap_remove(1))
+    }
+
+    fn fake_quantize(&self, x: Tensor<'_>, spec: &Spec) -> Result<FakeQuantizeOutput> {
+        Path::fake_quantize(self.0, x, spec)
+    }
+
+    fn dequantize(&self, q: &Quantized) -> Result<Vec<f32>> {
+        Path::dequantize(self.0, q)
+    }
+
+    fn loss(&self, x: Tensor<'_>, q: &Quantized, per_element: bool) -> Result<Loss> {
+        Path::loss(self.0, x, q, per_element)
+    }
+
+    fn observe(&self, batches: &[Tensor<'_>], granularity: Granularity, observer: Observer) -> Result<ObservedRanges> {
+        Path::observe(self.0, batches, granularity, observer)
+    }
+
+    fn is_once(&self, x: Tensor<'_>, spec: &Spec) -> bool {
+        self.0.quantizes_once(x, spec)
+    }
+}
+
 /// The CPU path.
 struct Reference;
 
@@ -225,6 +260,7 @@ fn compare(
     whole: &dyn Path,
     twice: &dyn Path,
     cut: &[&dyn Path],
+    recorded: &[&dyn Path],
     workgroup: u32,
     device: &DeviceInfo,
     schemes: &[Scheme],
@@ -250,6 +286,11 @@ fn compare(
         let mut test = Test { path: twice, scheme, found: &mut found };
         test.quantize(&cases::ranges().of(scheme), Kernel::MinMax, LossDetail::None)?;
         test.fake_quantize(&cases::ranges().of(scheme))?;
+        for &path in recorded {
+            let mut test = Test { path, scheme, found: &mut found };
+            test.cleared(&cases::ranges().of(scheme))?;
+            test.quantize(&cases::ranges().of(scheme), Kernel::MinMax, LossDetail::None)?;
+        }
         for &path in cut {
             let mut test = Test { path, scheme, found: &mut found };
             for case in cases::cut().into_iter().map(|case| case.of(scheme)) {
@@ -321,6 +362,23 @@ impl Test<'_> {
         if let (true, Some(ours), Some(expected)) = (same, ours.loss, expected.loss) {
             self.loss(fused.then_some(encoder), &seen, &ours, &expected);
         }
+        Ok(())
+    }
+
+    /// What is counted, which is added to zeros.
+    fn cleared(&mut self, case: &Case) -> Result<()> {
+        let spec = Spec::new(self.scheme).per(case.granularity);
+        let x = Tensor::new(&case.x, &case.shape)?;
+        let expected = Reference.quantize(x, &spec, None)?;
+        let ours = match self.path.quantize(x, &spec, None) {
+            // Of these the comparison of scales tells.
+            Err(Error::InvalidScale { .. } | Error::InvalidZeroPoint { .. }) => return Ok(()),
+            result => result?,
+        };
+        let seen = View { case, units: expected.tensor.units(), scales: expected.tensor.scales() };
+        let counts = |Counts { nan_elems, inf_elems, clipped_elems }| [nan_elems, inf_elems, clipped_elems];
+        let output = "counts of NaN, Inf and clipped values";
+        self.words(Kernel::Clear, output, &seen, &counts(ours.counts), &counts(expected.counts));
         Ok(())
     }
 
@@ -506,7 +564,7 @@ mod tests {
 
         fn run(fault: &'static str, wait: u32) -> Selftest {
             let faulty = Self { fault, wait: Cell::new(wait) };
-            compare(&faulty, &faulty, &[&faulty], 256, &DeviceInfo::cpu(), &[Scheme::INT8_ABSMAX]).unwrap()
+            compare(&faulty, &faulty, &[&faulty], &[], 256, &DeviceInfo::cpu(), &[Scheme::INT8_ABSMAX]).unwrap()
         }
     }
 

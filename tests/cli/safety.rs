@@ -86,7 +86,7 @@ fn hostile_inputs_are_errors_of_one_line() {
     );
     folder
         .run("quantize wide.safetensors -o q.safetensors")
-        .expect_error(&["\"a\" holds no element", "1099511627776 scales"]);
+        .expect_error(&["tensor \"a\": shape [1099511627776, 0] holds more elements or range units"]);
     folder.run("quantize wide.safetensors -o q.safetensors --per tensor").expect(0);
     folder.write("text.npy", b"not numpy");
     folder.run("quantize text.npy -o t.safetensors").expect_error(&["text.npy: not a .npy file"]);

@@ -26,11 +26,12 @@ fn an_adapter_is_tested_with_every_kernel_and_counted_per_scheme() {
     assert!(device["seconds"].as_f64().unwrap() > 0.0 && device["error"].is_null());
     assert_eq!(device["differences"].as_array().unwrap().len(), 0);
     let kernels = device["kernels"].as_array().unwrap();
-    // All but the one that only recordings run.
-    assert_eq!(kernels.len(), Kernel::ALL.iter().filter(|&&kernel| kernel != Kernel::Clear).count());
+    assert_eq!(kernels.len(), Kernel::ALL.len());
     for row in kernels {
         assert_eq!((&row["scheme"], &row["differing_words"]), (&Scheme::INT8_ABSMAX.name().into(), &0.into()));
-        assert!(row["words"].as_u64().unwrap() >= 2000 && row["words"].as_u64() >= row["cases"].as_u64(), "{row}");
+        // Of clearing only counts tell.
+        let least = if row["kernel"] == "clear" { 6 } else { 2000 };
+        assert!(row["words"].as_u64().unwrap() >= least && row["words"].as_u64() >= row["cases"].as_u64(), "{row}");
     }
     let sum = kernels.iter().map(|row| row["words"].as_u64().unwrap()).sum::<u64>();
     assert_eq!(device["words"], sum);
