@@ -170,6 +170,29 @@ impl Gpu {
     /// # Errors
     /// [`Error::TooLarge`] when the device cannot run so large a workgroup, or a count is 0.
     pub fn with_tuning(self, tuning: Tuning) -> Result<Self> {
+        self.check_tuning(tuning)?;
+        Ok(Self { tuning, pipelines: self.pipelines_for(tuning), ..self })
+    }
+
+    /// Another handle of the same device, cut differently; the kernels that are compiled for one serve both, where their
+    /// workgroups are alike.
+    ///
+    /// # Errors
+    /// Those of [`with_tuning`](Self::with_tuning).
+    ///
+    /// ```no_run
+    /// use wgpu_quant::{Gpu, gpu::Select};
+    /// let gpu = Gpu::open(&Select::from_env())?;
+    /// let hasty = gpu.tuned(gpu.tuning().timeout_seconds(2))?;
+    /// # let _ = hasty;
+    /// # Ok::<(), wgpu_quant::Error>(())
+    /// ```
+    pub fn tuned(&self, tuning: Tuning) -> Result<Self> {
+        self.check_tuning(tuning)?;
+        Ok(self.handle(tuning))
+    }
+
+    fn check_tuning(&self, tuning: Tuning) -> Result<()> {
         let within = |what, found: u32, allowed: u32| {
             let ok = (1..=allowed).contains(&found);
             if ok { Ok(()) } else { Err(Error::TooLarge { what, found: found.into(), allowed: allowed.into() }) }
@@ -180,8 +203,12 @@ impl Gpu {
         within("workgroup memory in bytes", bytes, self.limits.max_compute_workgroup_storage_size)?;
         within("chunk in blocks of 8 elements", tuning.chunk_elems / 8, 1 << 25)?;
         within("slab in range units", saturate(tuning.slab_units), u32::MAX)?;
-        within("dispatch in workgroups per dimension", tuning.workgroups_per_dimension, u32::MAX)?;
-        Ok(Self { tuning, pipelines: Arc::default(), ..self })
+        within("dispatch in workgroups per dimension", tuning.workgroups_per_dimension, u32::MAX)
+    }
+
+    /// A tuning is part of kernels by its workgroup only.
+    fn pipelines_for(&self, tuning: Tuning) -> Arc<Mutex<HashMap<Program, wgpu::ComputePipeline>>> {
+        if tuning.workgroup == self.tuning.workgroup { Arc::clone(&self.pipelines) } else { Arc::default() }
     }
 
     /// The same device, compiling kernels through a cache of its own device's, whose data the caller keeps between runs.
@@ -192,19 +219,19 @@ impl Gpu {
 
     /// The same device that always quantizes in two passes, and the same compiled kernels.
     pub(crate) fn in_two_passes(&self) -> Self {
-        self.tuned(self.tuning.one_pass(false))
+        self.handle(self.tuning.one_pass(false))
     }
 
     /// The same device with smaller chunks, slabs and dispatches, and the same compiled kernels.
     pub(crate) fn cut(&self, chunk_elems: u32, slab_units: usize, workgroups_per_dimension: u32) -> Self {
-        self.tuned(Tuning { chunk_elems, slab_units, workgroups_per_dimension, ..self.tuning })
+        self.handle(Tuning { chunk_elems, slab_units, workgroups_per_dimension, ..self.tuning })
     }
 
-    /// The same device with another tuning of the same workgroups, whose compiled kernels it shares.
-    fn tuned(&self, tuning: Tuning) -> Self {
+    /// Another handle, of a tuning that was checked.
+    fn handle(&self, tuning: Tuning) -> Self {
         Self {
             tuning,
-            pipelines: Arc::clone(&self.pipelines),
+            pipelines: self.pipelines_for(tuning),
             cache: self.cache.clone(),
             state: Arc::clone(&self.state),
             is_own: self.is_own,

@@ -38,7 +38,7 @@ fn spec() -> Spec {
 }
 
 fn traffic(gpu: &Gpu) {
-    let gpu = another(gpu).with_tuning(gpu.tuning().chunk_elems(4096)).unwrap();
+    let gpu = gpu.tuned(gpu.tuning().chunk_elems(4096)).unwrap();
     let x = data("gauss", 10_000, 31);
     let x = Tensor::new(&x, &[100, 100]).unwrap();
     let count = |call: &dyn Fn()| {
@@ -275,13 +275,13 @@ fn tuning(gpu: &Gpu) {
         Tuning::default().slab_units(0),
         Tuning::default().workgroups_per_dimension(0),
     ] {
-        let error = another(gpu).with_tuning(tuning).unwrap_err();
+        let error = gpu.tuned(tuning).unwrap_err();
         assert!(matches!(error, Error::TooLarge { .. }), "{error}");
     }
 }
 
 fn timestamps(gpu: &Gpu) {
-    let gpu = another(gpu).with_tuning(gpu.tuning().timestamps(true)).unwrap();
+    let gpu = gpu.tuned(gpu.tuning().timestamps(true)).unwrap();
     let x = data("gauss", 100_000, 34);
     let x = Tensor::new(&x, &[100_000]).unwrap();
     assert_same("timed", &gpu.quantize(x, &spec()).unwrap(), &cpu::quantize(x, &spec()).unwrap());

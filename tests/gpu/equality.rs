@@ -1,7 +1,7 @@
 //! Every kind of data, shape and granularity, on both paths.
 
 use crate::corpus::{KINDS, Rng, SCALES, data, halfway_neighbours};
-use crate::{Cases, Test, another, assert_same, assert_same_values, bits, check, check_tensor};
+use crate::{Cases, Test, assert_same, assert_same_values, bits, check, check_tensor};
 use wgpu_quant::gpu::{Kernel, Scales};
 use wgpu_quant::{ElemType, Gpu, Granularity, LossDetail, Quantized, Scheme, Spec, Tensor, code_bytes, cpu};
 
@@ -123,7 +123,7 @@ fn matrix(gpu: &Gpu) {
 }
 
 fn one_pass(gpu: &Gpu) {
-    let two = another(gpu).with_tuning(gpu.tuning().one_pass(false)).unwrap();
+    let two = gpu.tuned(gpu.tuning().one_pass(false)).unwrap();
     let mut cases = Cases::of(gpu, 23);
     // Well past what a workgroup holds: 2048 elements of units that are whole words of codes.
     for n in 1..=2300 {
@@ -156,7 +156,7 @@ fn kernels(gpu: &Gpu, shape: &[usize; 2]) -> Option<Vec<Kernel>> {
 }
 
 fn passes(gpu: &Gpu) {
-    let timed = |one_pass| another(gpu).with_tuning(gpu.tuning().timestamps(true).one_pass(one_pass)).unwrap();
+    let timed = |one_pass| gpu.tuned(gpu.tuning().timestamps(true).one_pass(one_pass)).unwrap();
     let (once, twice) = (timed(true), timed(false));
     let one = |kernels: Option<Vec<Kernel>>| kernels.is_none_or(|kernels| kernels == [Kernel::QuantizeOnce]);
     let two = |kernels: Option<Vec<Kernel>>| {
@@ -209,7 +209,7 @@ fn pitch(gpu: &Gpu) {
     }
     cases.print();
     // Rows so far apart that they are moved together, and chunks that begin inside of them.
-    let cut = another(gpu).with_tuning(gpu.tuning().chunk_elems(1000)).unwrap();
+    let cut = gpu.tuned(gpu.tuning().chunk_elems(1000)).unwrap();
     let x = data("gauss", 36 * 300 + 67, 53);
     let x = Tensor::strided(ElemType::F32, bytemuck::cast_slice(&x), &[37, 67], &[300, 1]).unwrap();
     for scheme in [Scheme::INT8_ABSMAX, Scheme::UINT4_AFFINE, Scheme::BF16] {

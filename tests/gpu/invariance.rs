@@ -1,7 +1,7 @@
 //! The bits do not depend on how the work is cut.
 
 use crate::corpus::data;
-use crate::{Cases, Test, another, assert_same, assert_same_values};
+use crate::{Cases, Test, assert_same, assert_same_values};
 use wgpu_quant::gpu::{Scales, Tuning};
 use wgpu_quant::{Gpu, Granularity, LossDetail, Scheme, Spec, Tensor, cpu};
 
@@ -47,7 +47,7 @@ const SCHEMES: [(&str, Scheme); 3] =
 /// Both paths over some shapes, with the device cut as `tuning` says.
 fn agree(cases: &mut Cases<'_>, tuning: Tuning, shapes: &Shapes, schemes: &[(&str, Scheme)]) {
     let gpu = cases.gpu;
-    let gpu = another(gpu).with_tuning(tuning).unwrap();
+    let gpu = gpu.tuned(tuning).unwrap();
     for &(shape, granularity) in shapes {
         for &(kind, scheme) in schemes {
             if !cases.take() {
@@ -118,7 +118,7 @@ fn dimensions(gpu: &Gpu) {
         );
     }
     // 20011 elements are 20 tiles of 1024: several rows of three workgroups.
-    let gpu = another(gpu).with_tuning(gpu.tuning().workgroups_per_dimension(3)).unwrap();
+    let gpu = gpu.tuned(gpu.tuning().workgroups_per_dimension(3)).unwrap();
     let x = data("gauss", 30_000, 22);
     let spec = Spec::new(Scheme::INT8_ABSMAX).loss(LossDetail::Summary);
     let x = Tensor::new(&x, &[30_000]).unwrap();

@@ -4,7 +4,7 @@ use crate::corpus::{Rng, data};
 use crate::device::own_adapter;
 use crate::equality::bytes_of as typed;
 use crate::record::{Held, bind, bytes_of, submit, words};
-use crate::{Cases, Test, another, assert_all_equal, assert_same, bits};
+use crate::{Cases, Test, assert_all_equal, assert_same, bits};
 use std::collections::HashMap;
 use wgpu_quant::gpu::{Layout, Operation, Plan, Role};
 use wgpu_quant::{ElemType, Error, Gpu, Granularity, LossDetail, Quantized, Scheme, Spec, Tensor, cpu, wgpu};
@@ -102,7 +102,7 @@ fn cut(elems: usize, unit: usize, rng: &mut Rng) -> Vec<usize> {
 
 fn slices(gpu: &Gpu) {
     let mut cases = Cases::of(gpu, 11);
-    let small = another(gpu).with_tuning(gpu.tuning().chunk_elems(1000).workgroups_per_dimension(3)).unwrap();
+    let small = gpu.tuned(gpu.tuning().chunk_elems(1000).workgroups_per_dimension(3)).unwrap();
     let mut rng = Rng::new(211);
     let mut several = 0;
     // Slices begin where whole words of codes do: at multiples of 8 elements, or of 8 rows where rows are filled up.
@@ -209,7 +209,7 @@ fn pitched(gpu: &Gpu) {
 
 fn loss(gpu: &Gpu) {
     let mut cases = Cases::of(gpu, 5);
-    let small = another(gpu).with_tuning(gpu.tuning().chunk_elems(1000).slab_units(24)).unwrap();
+    let small = gpu.tuned(gpu.tuning().chunk_elems(1000).slab_units(24)).unwrap();
     for (shape, granularity) in [
         (&[5001][..], Granularity::Tensor),
         (&[30, 301], Granularity::Channel(0)),

@@ -51,7 +51,7 @@ fn batches(gpu: &Gpu) {
     let mut cases = Cases::of(gpu, 5);
     // Whole, and cut into small chunks, slabs and dispatches.
     let tuning = gpu.tuning().chunk_elems(1000).slab_units(9).workgroups_per_dimension(3);
-    let cut = another(gpu).with_tuning(tuning).unwrap();
+    let cut = gpu.tuned(tuning).unwrap();
     for (shape, granularity) in [
         (vec![5001], Granularity::Tensor),
         (vec![30, 301], Granularity::Channel(0)),

@@ -212,7 +212,7 @@ fn agrees(gpu: &Gpu) {
     let mut cases = Cases::of(gpu, 7);
     // Whole, and cut into small chunks, slabs and dispatches.
     let tuning = gpu.tuning().chunk_elems(1000).slab_units(24).workgroups_per_dimension(3);
-    let cut = another(gpu).with_tuning(tuning).unwrap();
+    let cut = gpu.tuned(tuning).unwrap();
     let mut rng = Rng::new(97);
     let mut refused = 0;
     for (shape, granularity) in [

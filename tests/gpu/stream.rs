@@ -90,7 +90,7 @@ fn assert_streamed(case: &str, (codes, out): (&[u8], &Streamed), (q, counts): (&
 fn agrees(gpu: &Gpu) {
     let mut cases = Cases::of(gpu, 7);
     let tuning = gpu.tuning().chunk_elems(16).slab_units(24).workgroups_per_dimension(3);
-    let cut = another(gpu).with_tuning(tuning).unwrap();
+    let cut = gpu.tuned(tuning).unwrap();
     let mut rng = Rng::new(61);
     let (mut twice, mut pieces) = (0, 0);
     for (shape, granularity) in [
