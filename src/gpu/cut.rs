@@ -26,7 +26,9 @@ impl Gpu {
                 / slot_bytes,
         );
         let invocations = u32::try_from(self.invocations()).unwrap_or(u32::MAX);
-        (slots.min(self.tuning.chunk_elems).min(invocations) & !7).max(8)
+        let most = slots.min(self.tuning.chunk_elems).min(invocations);
+        // Large chunks begin where tiles and rows of a power of two do, so that a tile sees one row.
+        if most >= 1 << 20 { most & !0xffff } else { (most & !7).max(8) }
     }
 
     /// The most invocations of one dispatch.
