@@ -13,6 +13,7 @@ mod observe;
 mod pieces;
 mod plan;
 mod recorded;
+mod ring;
 mod role;
 mod shader;
 mod stages;
