@@ -64,17 +64,26 @@ fn least(stream: &Stream<'_>, elem_type: ElemType) -> u64 {
     enough(stream.clone().budget_bytes(0).quantize(elem_type, |_, _| panic!("read"), |_| panic!("written")))
 }
 
-fn quantize<'a>(stream: &Stream<'_>, elem_type: ElemType, bytes: &'a [u8]) -> (Vec<u8>, Streamed, Source<'a>) {
-    let (mut source, mut codes) = (Source::new(bytes), vec![]);
-    let read = |offset, to: &mut [u8]| {
+type Read<'r> = &'r mut dyn FnMut(u64, &mut [u8]) -> Result<(), Error>;
+type Write<'w> = &'w mut (dyn FnMut(&[u8]) -> Result<(), Error> + Send);
+
+/// What a call writes when it reads these bytes, what it gives, and how it read.
+fn streamed<'a, T>(bytes: &'a [u8], call: impl FnOnce(Read<'_>, Write<'_>) -> T) -> (Vec<u8>, T, Source<'a>) {
+    let (mut source, mut written) = (Source::new(bytes), vec![]);
+    let mut read = |offset, to: &mut [u8]| {
         source.read(offset, to);
         Ok(())
     };
-    let write = |bytes: &[u8]| {
-        codes.extend_from_slice(bytes);
+    let mut write = |bytes: &[u8]| {
+        written.extend_from_slice(bytes);
         Ok(())
     };
-    let out = stream.quantize(elem_type, read, write).unwrap().value;
+    let out = call(&mut read, &mut write);
+    (written, out, source)
+}
+
+fn quantize<'a>(stream: &Stream<'_>, elem_type: ElemType, bytes: &'a [u8]) -> (Vec<u8>, Streamed, Source<'a>) {
+    let (codes, out, source) = streamed(bytes, |read, write| stream.quantize(elem_type, read, write).unwrap().value);
     source.check_whole();
     (codes, out, source)
 }
@@ -138,35 +147,21 @@ fn agrees(gpu: &Gpu) {
             pieces += source.reads;
 
             // Given the scales, codes and counts are the same again.
-            let (mut source, mut codes) = (Source::new(&bytes), vec![]);
-            let read = |offset, to: &mut [u8]| {
-                source.read(offset, to);
-                Ok(())
-            };
-            let write = |bytes: &[u8]| {
-                codes.extend_from_slice(bytes);
-                Ok(())
-            };
             let (s, z) = (q.scales(), q.zero_points());
             let host = Scales::Host(s, z);
             let budget = enough(none.quantize_with_scales(elem_type, host, |_, _| Ok(()), |_| Ok(()))) + more;
             let stream = none.clone().budget_bytes(budget);
-            let out = stream.quantize_with_scales(elem_type, host, read, write).unwrap();
+            let call =
+                |read: Read<'_>, write: Write<'_>| stream.quantize_with_scales(elem_type, host, read, write).unwrap();
+            let (codes, out, source) = streamed(&bytes, call);
             assert_streamed(&case, (&codes, &out), (q, counts));
             assert!(source.passes <= 1, "{case}");
 
             // And back again.
-            let (mut source, mut values) = (Source::new(q.codes()), vec![]);
-            let read = |offset, to: &mut [u8]| {
-                source.read(offset, to);
-                Ok(())
-            };
-            let write = |bytes: &[u8]| {
-                values.extend_from_slice(bytes);
-                Ok(())
-            };
             let budget = enough(none.dequantize(s, z, |_, _| Ok(()), |_| Ok(()))) + more;
-            none.clone().budget_bytes(budget).dequantize(s, z, read, write).unwrap();
+            let stream = none.clone().budget_bytes(budget);
+            let call = |read: Read<'_>, write: Write<'_>| stream.dequantize(s, z, read, write).unwrap();
+            let (values, (), source) = streamed(q.codes(), call);
             let expected: Vec<u8> = cpu::dequantize(q).unwrap().iter().flat_map(|v| v.to_ne_bytes()).collect();
             assert_all_equal("values", &case, &values, &expected);
             assert!(source.passes <= 1, "{case}");
@@ -193,17 +188,11 @@ fn given(gpu: &Gpu) {
             let none = gpu.stream(&shape, &spec).ring(2).budget_bytes(0);
             let streamed = |scales: Scales<'_>| -> Result<(Vec<u8>, Computed<Streamed>), Error> {
                 let budget = enough(none.quantize_with_scales(ElemType::F32, scales, |_, _| Ok(()), |_| Ok(())));
-                let (mut source, mut codes) = (Source::new(bytemuck::cast_slice(&values)), vec![]);
-                let read = |offset, to: &mut [u8]| {
-                    source.read(offset, to);
-                    Ok(())
-                };
-                let write = |bytes: &[u8]| {
-                    codes.extend_from_slice(bytes);
-                    Ok(())
-                };
                 let stream = none.clone().budget_bytes(budget + 500);
-                let out = stream.quantize_with_scales(ElemType::F32, scales, read, write)?;
+                let call =
+                    |read: Read<'_>, write: Write<'_>| stream.quantize_with_scales(ElemType::F32, scales, read, write);
+                let (codes, out, source) = streamed(bytemuck::cast_slice(&values), call);
+                let out = out?;
                 assert!(source.passes == 1 && source.reads > 1, "{case}");
                 Ok((codes, out))
             };
