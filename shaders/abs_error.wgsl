@@ -42,6 +42,13 @@ fn visit(c: u32) {
     if (STORE_ERRORS) { errors[params.errors_at + places[c]] = error; }
 }
 
+fn visit_all() {
+    visit(0u);
+    visit(1u);
+    visit(2u);
+    visit(3u);
+}
+
 fn pad(c: u32) {}
 
 fn store(v: u32) {}
@@ -64,7 +71,7 @@ fn abs_error(
     if (params.stride != 0u) { short_runs(tile * WORKGROUP + lane); } else { rows(tile, lane); }
     workgroupBarrier();
     if (params.stride != 0u) { return; }
-    let unit = place(tile * TILE_ELEMS).unit;
+    let unit = place(tile * params.tile_elems).unit;
     for (var slot = lane; slot < SLOTS; slot += WORKGROUP) {
         largest = atomicLoad(&slots[slot]);
         flush_unit(around(unit + slot));

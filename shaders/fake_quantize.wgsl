@@ -5,9 +5,14 @@
 var<private> bits: vec4<u32>;
 var<private> unit_recipe: Recipe;
 
-fn open_unit(unit: u32) { unit_recipe = recipe_of(unit); }
+var<private> by_four: bool;
 
-fn load(v: u32) { bits = input4(v); }
+fn open_unit(unit: u32) {
+    unit_recipe = recipe_of(unit);
+    by_four = open_four(unit_recipe);
+}
+
+fn load(v: u32) { bits = x4(v); }
 
 fn load_one(c: u32, at: u32, i: u32) { bits[c] = x1(at); }
 
@@ -15,6 +20,13 @@ fn visit(c: u32) {
     let b = bits[c];
     values[c] = value_of(field_of(b, unit_recipe), unit_recipe.s, unit_recipe.z);
     count(b, unit_recipe);
+}
+
+fn visit_all() {
+    let four = four_of(bits);
+    values = values_of(four, unit_recipe);
+    // A loop that is not entered costs nothing, see rows.
+    for (var c = select(0u, 4u, by_four && four.certain); c < 4u; c++) { visit(c); }
 }
 
 fn pad(c: u32) {}
@@ -31,7 +43,7 @@ fn fake_quantize(
     clear_tally(lane);
     workgroupBarrier();
     prepare(tile, lane);
-    rows(tile, lane);
+    traverse(tile, lane);
     flush_tally();
     workgroupBarrier();
     drain_tally(lane);

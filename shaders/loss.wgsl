@@ -27,6 +27,13 @@ fn load_one(c: u32, at: u32, i: u32) {
 
 fn visit(c: u32) { visit_loss(bits[c], fields[c]); }
 
+fn visit_all() {
+    visit(0u);
+    visit(1u);
+    visit(2u);
+    visit(3u);
+}
+
 fn pad(c: u32) {}
 
 fn store(v: u32) {}

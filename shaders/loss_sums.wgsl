@@ -130,7 +130,7 @@ fn clear_loss(lane: u32) {
 
 // A slot's words to its unit's.
 fn drain_loss(tile: u32, lane: u32) {
-    let first = place(tile * tile_span()).unit;
+    let first = place(tile * params.tile_elems).unit;
     for (var slot = lane; slot < LOSS_SLOTS; slot += WORKGROUP) {
         let source = slot * SUM_WORDS;
         let to = params.losses_at + around(first + slot) * LOSS_WORDS;

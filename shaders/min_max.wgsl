@@ -22,6 +22,11 @@ fn visit(c: u32) {
     lo = max(lo, lo_key(bits[c]));
 }
 
+fn visit_all() {
+    hi = max(hi, max(max(hi_key(bits.x), hi_key(bits.y)), max(hi_key(bits.z), hi_key(bits.w))));
+    lo = max(lo, max(max(lo_key(bits.x), lo_key(bits.y)), max(lo_key(bits.z), lo_key(bits.w))));
+}
+
 fn pad(c: u32) {}
 
 fn store(v: u32) {}
@@ -53,7 +58,7 @@ fn min_max(
     if (params.stride != 0u) { short_runs(tile * WORKGROUP + lane); } else { rows(tile, lane); }
     workgroupBarrier();
     if (params.stride != 0u) { return; }
-    let first = place(tile * TILE_ELEMS).unit;
+    let first = place(tile * params.tile_elems).unit;
     for (var slot = lane; slot < SLOTS; slot += WORKGROUP) {
         hi = atomicLoad(&slots[2u * slot]);
         lo = atomicLoad(&slots[2u * slot + 1u]);

@@ -1,48 +1,65 @@
-// Quantize in one pass: a tile holds whole range units, at most ONCE_UNITS; it is read once, into the workgroup's
-// memory, and range, scale and codes come from there. The chunk's runs are all of params.run elements, and each is a
-// unit of its own.
-// Needs from the prelude: ONCE_UNITS, and ONCE_ELEMS, the most slots of a tile.
+// Quantize in one pass: a tile holds whole range units, at most ONCE_UNITS. It is read twice, the second time from a
+// cache: first for its ranges, then, when scales are made of them, for its codes. The chunk's runs are all of params.run
+// elements, and each is a unit of its own.
+// Needs from the prelude: ONCE_UNITS.
 
 @group(0) @binding(3) var<storage, read_write> scales: array<u32>;
 @group(0) @binding(6) var<storage, read_write> zero_points: array<i32>;
 
-var<workgroup> tile_x: array<vec4<u32>, ONCE_ELEMS / 4u>;
 var<workgroup> tile_hi: array<atomic<u32>, ONCE_UNITS>;
 var<workgroup> tile_lo: array<atomic<u32>, ONCE_UNITS>;
 var<workgroup> tile_recipes: array<Recipe, ONCE_UNITS>;
-var<private> tile_start: u32;       // the tile's first vector
-var<private> once_unit: u32;        // the open unit, counted within the tile
 var<private> once_hi: u32;
 var<private> once_lo: u32;
 
 fn prepare(tile: u32, lane: u32) {
     let start = tile * params.tile_elems;
-    let length = max(params.run, 1u);       // never 0; `max` shows it
-    tile_start = start / 4u;
-    tile_unit = params.first_unit + start / length;
+    let end = min(start + params.tile_elems, params.elems);
+    tile_unit = params.first_unit + start / max(params.run, 1u);        // never 0; `max` shows it
     for (var i = lane; i < ONCE_UNITS; i += WORKGROUP) {
         atomicStore(&tile_hi[i], 0u);
         atomicStore(&tile_lo[i], 0u);
     }
     workgroupBarrier();
-    once_unit = 0u;
-    for (var k = 0u; k < BLOCKS; k++) {
-        let first = 8u * (k * WORKGROUP + lane);
-        if (first >= params.tile_elems || start + first >= params.elems) { break; }
-        fold_four(start, first);
-        fold_four(start, first + 4u);
+    var unit = 0u;
+    for (var k = 0u; k < 2u * BLOCKS; k++) {
+        let v = vector_of(start, lane, k);
+        if (4u * v >= end) { break; }
+        let at = place_in_tile(4u * v - start);
+        if (at.unit != unit) {
+            fold_into(unit);
+            unit = at.unit;
+        }
+        let b = x4(v);
+        let together = at.left >= 4u && 4u * v + 4u <= end;
+        if (together) {
+            once_hi = max(once_hi, max(max(hi_key(b.x), hi_key(b.y)), max(hi_key(b.z), hi_key(b.w))));
+            once_lo = max(once_lo, max(max(lo_key(b.x), lo_key(b.y)), max(lo_key(b.z), lo_key(b.w))));
+        }
+        var left = at.left;
+        for (var c = select(0u, 4u, together); c < 4u; c++) {
+            if (4u * v + c >= end) { break; }
+            if (left == 0u) {
+                fold_into(unit);
+                unit += 1u;
+                left = params.run;
+            }
+            left -= 1u;
+            once_hi = max(once_hi, hi_key(b[c]));
+            once_lo = max(once_lo, lo_key(b[c]));
+        }
     }
-    fold_unit();
+    fold_into(unit);
     workgroupBarrier();
     for (var i = lane; i < ONCE_UNITS; i += WORKGROUP) {
-        let unit = tile_unit + i;
-        if (i * length < params.tile_elems && unit < params.units) {
+        let at = tile_unit + i;
+        if (i * params.run < params.tile_elems && at < params.units) {
             let hi = from_hi_key(atomicLoad(&tile_hi[i]));
             let lo = from_lo_key(atomicLoad(&tile_lo[i]));
             let s = scale_of(lo, hi, rule());
             let z = zero_point_of(lo, s, rule());
-            scales[params.scales_at + unit] = s;
-            if (params.has_zero_point == 1u) { zero_points[params.zero_points_at + unit] = z; }
+            scales[params.scales_at + at] = s;
+            if (params.has_zero_point == 1u) { zero_points[params.zero_points_at + at] = z; }
             let r = recipe(s, z, params.qmin, params.qmax);
             tile_recipes[i] = r;
             know_largest(i, reach(lo, hi, r));
@@ -51,46 +68,67 @@ fn prepare(tile: u32, lane: u32) {
     workgroupBarrier();
 }
 
-// Reads four elements of the tile, and adds them to their units' ranges.
-fn fold_four(start: u32, first: u32) {
-    if (start + first >= params.elems) { return; }
-    let four_bits = x4((start + first) / 4u);
-    tile_x[first / 4u] = four_bits;
-    let length = max(params.run, 1u);
-    var unit = first / length;
-    var left = length - (first - unit * length);
-    for (var c = 0u; c < 4u; c++) {
-        if (start + first + c >= params.elems) { break; }
-        if (left == 0u) {
-            unit += 1u;
-            left = length;
-        }
-        left -= 1u;
-        if (unit != once_unit) {
-            fold_unit();
-            once_unit = unit;
-        }
-        once_hi = max(once_hi, hi_key(four_bits[c]));
-        once_lo = max(once_lo, lo_key(four_bits[c]));
-    }
+// The unit of a tile's slot, counted within the tile, and what is left of it. With f = ceil(2^n / run) and slots below 2^14,
+// slot * f / 2^n is too large by less than slot * run / 2^n / run, which n = 14 + ceil(log2 run) keeps below 1 / run: the
+// whole part is the quotient's. Nothing overflows: f is at most 2^15 + 1.
+struct InTile { unit: u32, left: u32 }
+
+fn place_in_tile(slot: u32) -> InTile {
+    let unit = (slot * params.run_factor) >> (params.run_shift & 31u);
+    return InTile(unit, (unit + 1u) * params.run - slot);
 }
 
-fn fold_unit() {
+fn fold_into(unit: u32) {
     if (once_hi != 0u) {
-        atomicMax(&tile_hi[once_unit], once_hi);
-        atomicMax(&tile_lo[once_unit], once_lo);
+        atomicMax(&tile_hi[unit], once_hi);
+        atomicMax(&tile_lo[unit], once_lo);
     }
     once_hi = 0u;
     once_lo = 0u;
 }
 
-fn input4(v: u32) -> vec4<u32> { return tile_x[v - tile_start]; }
-
-fn recipe_of(unit: u32) -> Recipe {
-    let r = tile_recipes[unit - tile_unit];
-    // es is never beyond; `clamp` shows it of memory that begins anyhow.
-    let es = clamp(r.es, -512, 511);
-    return Recipe(
-        r.s, r.ms, es, r.reciprocal, r.window_p, r.window_n, r.clip_p, r.clip_n, r.cap_p, r.cap_n, r.z,
-    );
+fn traverse(tile: u32, lane: u32) {
+    let start = tile * params.tile_elems;
+    let end = min(start + params.tile_elems, params.elems);
+    row = ONCE_UNITS;
+    for (var k = 0u; k < 2u * BLOCKS; k++) {
+        let v = vector_of(start, lane, k);
+        // The second half of a block is stored with the first, be there any of it or not.
+        if (4u * (v & ~1u) >= end) { break; }
+        if (4u * v < end) { within_tile(v, start, end); }
+        store(v);
+    }
+    leave();
 }
+
+fn within_tile(v: u32, start: u32, end: u32) {
+    let at = place_in_tile(4u * v - start);
+    load(v);
+    change_to(at.unit);
+    let together = at.left >= 4u && 4u * v + 4u <= end;
+    if (together) { visit_all(); }
+    var left = at.left;
+    for (var c = select(0u, 4u, together); c < 4u; c++) {
+        if (4u * v + c >= end) { break; }
+        if (left == 0u) {
+            change_to(row + 1u);
+            left = params.run;
+        }
+        left -= 1u;
+        visit(c);
+    }
+}
+
+fn change_to(unit: u32) {
+    if (unit != row) {
+        leave();
+        row = unit;
+        open_unit(tile_unit + unit);
+    }
+}
+
+fn leave() {
+    if (row < ONCE_UNITS) { flush_slot(row); }
+}
+
+fn recipe_of(unit: u32) -> Recipe { return tile_recipes[unit - tile_unit]; }

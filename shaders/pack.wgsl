@@ -18,3 +18,13 @@ fn pack(f: vec4<u32>) -> vec2<u32> {
         f.x | (f.y << CODE_BITS) | (f.z << ((2u * CODE_BITS) & 31u)) | (f.w << ((3u * CODE_BITS) & 31u)), 0u,
     );
 }
+
+// A word of four codes of 4 or 8 bits, that are so many steps above or below z: their weighted sum. With the sign bit
+// flipped all codes are 0 or more, and so no field borrows from the next.
+fn pack_steps(k: vec4<u32>, neg: vec4<bool>, z: i32) -> u32 {
+    const UP = vec4<u32>(1u, 1u << CODE_BITS, 1u << ((2u * CODE_BITS) & 31u), 1u << ((3u * CODE_BITS) & 31u));
+    const ONES = UP.x + UP.y + UP.z + UP.w;
+    let p = k * select(UP, vec4<u32>() - UP, neg);
+    let zeros = ((bitcast<u32>(z) + params.sign_bit) & FIELD) * ONES;
+    return (p.x + p.y + p.z + p.w + zeros) ^ (params.sign_bit * ONES);
+}

@@ -10,7 +10,9 @@ struct Params {
     run: u32,               // slots per run, saturated
     units: u32,             // range units of the tensor
     stride: u32,            // rows: 0; run by run: 1; columns: the distance of an invocation's slots
-    tile_elems: u32,        // once: slots per workgroup
+    tile_elems: u32,        // slots per workgroup
+    run_factor: u32,        // once: what divides by run, see place_in_tile
+    run_shift: u32,
     counters: u32,          // where the chunk's counters begin
     given: u32,             // scale: 1 when the scales are the caller's
     with_loss: u32,         // scale: 1 when the loss will be summed with the codes

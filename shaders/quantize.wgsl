@@ -4,32 +4,51 @@
 @group(0) @binding(4) var<storage, read_write> codes: array<u32>;
 
 var<private> bits: vec4<u32>;
-var<private> fields: vec4<u32>;
+var<private> words: vec2<u32>;      // the codes of four slots, as packed
 var<private> held: u32;             // the first half of a word of 4-bit codes
 var<private> unit_recipe: Recipe;
+var<private> by_four: bool;
 
 fn open_unit(unit: u32) {
     unit_recipe = recipe_of(unit);
+    by_four = open_four(unit_recipe);
     open_loss(unit, unit_recipe.s, unit_recipe.z);
 }
 
-fn load(v: u32) { bits = input4(v); }
+fn load(v: u32) { bits = x4(v); }
 
 fn load_one(c: u32, at: u32, i: u32) { bits[c] = x1(at); }
+
+fn visit_all() {
+    let four = four_of(bits);
+    words = words_of(four, unit_recipe);
+    let done = by_four && four.certain && !FUSED;
+    // A loop that is not entered costs nothing, see rows.
+    for (var c = select(0u, 4u, done); c < 4u; c++) {
+        if (c == 0u) { words = vec2<u32>(); }
+        visit(c);
+    }
+}
 
 fn visit(c: u32) {
     let b = bits[c];
     let field = field_of(b, unit_recipe);
-    fields[c] = field;
+    put(c, field);
     count(b, unit_recipe);
     visit_loss(b, field);
 }
 
-fn pad(c: u32) { fields[c] = pad_of(unit_recipe); }
+fn pad(c: u32) { put(c, pad_of(unit_recipe)); }
+
+fn put(c: u32, field: u32) {
+    if (CODE_BITS == 16u) {
+        words[c / 2u] |= field << (16u * (c % 2u));
+    } else {
+        words.x |= field << ((CODE_BITS * c) & 31u);
+    }
+}
 
 fn store(v: u32) {
-    let words = pack(fields);
-    fields = vec4<u32>();
     let i = 4u * v;
     if (CODE_BITS == 4u) {
         if (v % 2u == 0u) {
@@ -43,6 +62,7 @@ fn store(v: u32) {
         if (i < params.elems) { codes[params.out_at + 2u * v] = words.x; }
         if (i + 2u < params.elems) { codes[params.out_at + 2u * v + 1u] = words.y; }
     }
+    words = vec2<u32>();
 }
 
 fn flush_slot(slot: u32) { flush_loss(slot); }
@@ -58,7 +78,7 @@ fn quantize(
     clear_loss(lane);
     workgroupBarrier();
     prepare(tile, lane);
-    rows(tile, lane);
+    traverse(tile, lane);
     flush_tally();
     workgroupBarrier();
     drain_tally(lane);

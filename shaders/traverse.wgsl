@@ -3,16 +3,18 @@
 //     load(v)                 slots 4v .. 4v + 3 come next, and each is the element of that number
 //     load_one(c, at, i)      number c will be slot i, whose element is read at `at`
 //     visit(c)                number c of what was loaded belongs to the open unit
+//     visit_all()             all four do
 //     pad(c)                  number c is no element: it fills up a row
 //     store(v)                the slots 4v .. 4v + 3 were visited, those that there are
 //     flush_slot(slot)        add what was gathered since open_unit to the workgroup's slot
 // Needs from the prelude: WORKGROUP, BLOCKS (blocks of 8 slots per invocation), MIN_RUN, ONCE.
-// Where all is one run, visit is called with constants, so that a vector in registers is not indexed by a variable.
+// Most of a tensor is visited by visit_all, whose vectors stay in registers; visit takes what is left.
 //
 // The tensor is `[outer, units, inner]`; `inner` consecutive elements of one unit are a run. A dispatch covers one
 // chunk of the tensor, which may begin and end anywhere: params.wgsl says where. Where rows are padded, lie apart or
 // end with a short run, row_slots is not 0, and each slot is looked up by itself.
 
+// The most slots of a workgroup's tile; params.tile_elems are so many or less, a multiple of 8.
 const TILE_ELEMS = WORKGROUP * BLOCKS * 8u;
 // A tile of rows sees at most this many runs: two to a row of more than MIN_RUN, where the last run is short.
 const SLOTS = TILE_ELEMS / MIN_RUN * 2u + 3u;
@@ -70,31 +72,25 @@ fn place_in_row(i: u32) -> Place {
 // The n-th unit, where the first follows the last. Their count is never 0; `max` shows it.
 fn around(n: u32) -> u32 { return n % max(params.units, 1u); }
 
-// The slots of a workgroup's tile, a multiple of 8.
-fn tile_span() -> u32 { return select(TILE_ELEMS, params.tile_elems, ONCE); }
-
 // Runs of MIN_RUN elements and more, and whatever is not reduced: a workgroup takes a tile of consecutive slots, 8 per
 // invocation at a time, and gathers per run in the slots of its workgroup memory.
 //
 // A loop for each kind of tile, and not a branch in one: where invocations run in lockstep, a software adapter's do,
 // a branch costs whether it is taken or not, and a loop that nobody enters costs nothing.
 fn rows(tile: u32, lane: u32) {
-    let start = tile * tile_span();
-    let end = min(start + tile_span(), params.elems);
+    let start = tile * params.tile_elems;
+    let end = min(start + params.tile_elems, params.elems);
     if (start >= params.elems) { return; }
     let first = place(start);
     open_unit(first.unit);
     row = 0u;
     let dense = params.row_slots == 0u;
-    let whole = dense && first.left >= tile_span() && start + tile_span() <= params.elems;
+    let whole = dense && first.left >= params.tile_elems && start + params.tile_elems <= params.elems;
     for (var k = select(2u * BLOCKS, 0u, whole); k < 2u * BLOCKS; k++) {
         let v = vector_of(start, lane, k);
         if (4u * v >= end) { break; }
         load(v);
-        visit(0u);
-        visit(1u);
-        visit(2u);
-        visit(3u);
+        visit_all();
         store(v);
     }
     for (var k = select(2u * BLOCKS, 0u, dense && !whole); k < 2u * BLOCKS; k++) {
@@ -125,12 +121,7 @@ fn several(v: u32, first_run: u32) {
     load(v);
     enter(place(i), first_run);
     let together = row_left >= 4u && i + 4u <= params.elems;
-    if (together) {
-        visit(0u);
-        visit(1u);
-        visit(2u);
-        visit(3u);
-    }
+    if (together) { visit_all(); }
     for (var c = select(0u, 4u, together); c < 4u; c++) {
         if (i + c >= params.elems) { break; }
         if (c > 0u) {

@@ -4,6 +4,6 @@
 
 fn prepare(tile: u32, lane: u32) {}
 
-fn input4(v: u32) -> vec4<u32> { return x4(v); }
+fn traverse(tile: u32, lane: u32) { rows(tile, lane); }
 
 fn recipe_of(unit: u32) -> Recipe { return recipes[params.recipes_at + unit]; }

@@ -17,3 +17,42 @@ fn value_of(field: u32, s: u32, z: i32) -> u32 { return decode(steps(field, z), 
 
 // What the loss counts of a code whose value is `out`.
 fn loss_steps(field: u32, out: u32, s: u32, z: i32) -> i32 { return steps(field, z); }
+
+var<private> unit_quick: Quick;
+
+// Whether codes of the unit come by four.
+fn open_four(r: Recipe) -> bool {
+    unit_quick = quick(r);
+    return r.factor != 0u;
+}
+
+fn four_of(b: vec4<u32>) -> FourSteps {
+    if (CODE_BITS == 16u) { return four_wide_steps(b, unit_quick); }
+    return four_steps(b, unit_quick);
+}
+
+fn words_of(four: FourSteps, r: Recipe) -> vec2<u32> {
+    if (CODE_BITS == 16u) { return pack((signed_steps(four) + bitcast<u32>(r.z)) & vec4<u32>(FIELD)); }
+    return vec2<u32>(pack_steps(four.steps, four.neg, r.z), 0u);
+}
+
+fn values_of(four: FourSteps, r: Recipe) -> vec4<u32> {
+    let q = signed_steps(four);
+    if (CODE_BITS == 16u) {
+        let d = bitcast<vec4<i32>>(q);
+        return vec4<u32>(decode(d.x, r.s), decode(d.y, r.s), decode(d.z, r.s), decode(d.w, r.s));
+    }
+    return four_values(q, r.s);
+}
+
+fn signed_steps(four: FourSteps) -> vec4<u32> { return select(four.steps, vec4<u32>() - four.steps, four.neg); }
+
+// Whether codes with this scale and zero point are decoded by four.
+fn is_quick(s: u32, z: i32) -> bool {
+    return CODE_BITS < 16u && is_direct(s) && z >= params.qmin && z <= params.qmax;
+}
+
+fn unpacked_values(f: vec4<u32>, s: u32, z: i32) -> vec4<u32> {
+    let sign = vec4<u32>(params.sign_bit);
+    return four_values((f ^ sign) - sign - bitcast<u32>(z), s);
+}

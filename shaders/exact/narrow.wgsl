@@ -8,6 +8,26 @@ fn to_bf16(b: u32) -> u32 {
     return (b + 0x7fffu + ((b >> 16u) & 1u)) >> 16u;
 }
 
+// `to_bf16` of four finite values.
+fn four_bf16(b: vec4<u32>) -> vec4<u32> {
+    return (b + 0x7fffu + ((b >> vec4<u32>(16u)) & vec4<u32>(1u))) >> vec4<u32>(16u);
+}
+
+// `to_f16` of four values of less than 65520, which no cast takes to infinity.
+fn four_f16(b: vec4<u32>) -> vec4<u32> {
+    let a = b & vec4<u32>(MAGNITUDE);
+    let exponent = a >> vec4<u32>(23u);
+    let least = vec4<u32>(126u) - min(exponent, vec4<u32>(112u));     // 14 to 126: how far below the normal ones
+    let n = min(least, vec4<u32>(26u));
+    let small = (a & vec4<u32>(0x007fffffu)) | vec4<u32>(HIDDEN);
+    let is_small = exponent < vec4<u32>(113u);
+    let m = select(a - (112u << 23u), small, is_small);
+    let shift = select(vec4<u32>(13u), n, is_small);
+    let odd = (m >> shift) & vec4<u32>(1u);
+    let h = (m + ((vec4<u32>(1u) << (shift - 1u)) - 1u) + odd) >> shift;
+    return ((b >> vec4<u32>(16u)) & vec4<u32>(0x8000u)) | h;
+}
+
 // With `saturate` the largest finite value stands in for infinity.
 fn to_f16(b: u32, saturate: bool) -> u32 {
     let sign = (b >> 16u) & 0x8000u;

@@ -7,9 +7,12 @@ fn from_f16(h: u32) -> u32 {
     let sign = (h & 0x8000u) << 16u;
     let exponent = (h >> 10u) & 0x1fu;
     let fraction = h & 0x3ffu;
-    if (exponent == 0u) { return round_pack(sign, fraction, -24); }     // fraction * 2^-24
     let biased = select(exponent + 112u, 0xffu, exponent == 0x1fu);
-    return sign | (biased << 23u) | (fraction << 13u);
+    let normal = (biased << 23u) | (fraction << 13u);
+    // fraction * 2^-24, its leading one shifted to bit 23, where it adds one to the exponent field.
+    let zeros = countLeadingZeros(fraction | 1u);
+    let subnormal = select(((133u - zeros) << 23u) + (fraction << (zeros - 8u)), 0u, fraction == 0u);
+    return sign | select(normal, subnormal, exponent == 0u);
 }
 
 // The low and the high word of a binary64. Its 53 significant bits become 30 and a sticky one, which is more than

@@ -7,13 +7,8 @@ use super::float::{INF, MAGNITUDE, mul_hi, mul_int, parts, shift_right_rne, sub,
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Recipe {
     pub(crate) s: u32,
-    pub(crate) ms: u32,
-    pub(crate) es: i32,
-    /// `floor((2^55 - 1) / ms)`
-    pub(crate) reciprocal: u32,
-    /// The search window above `base(s)` for positive and negative values; 0 where the search is not proven.
-    pub(crate) window_p: u32,
-    pub(crate) window_n: u32,
+    /// Guesses quotients; 0 where `narrow` and `wide` are not proven.
+    pub(crate) factor: u32,
     /// The least magnitudes that are clipped.
     pub(crate) clip_p: u32,
     pub(crate) clip_n: u32,
@@ -25,13 +20,13 @@ pub(crate) struct Recipe {
 }
 
 pub(crate) fn reciprocal(m: u32) -> u32 {
-    let mut q = 0u32;
-    let mut r = 0u32;
-    for _ in 0..55 {
-        r = (r << 1) | 1;
-        let fits = r >= m;
-        r -= if fits { m } else { 0 };
-        q = (q << 1) | u32::from(fits);
+    let mut q = u32::MAX / m;
+    let mut r = u32::MAX - q * m;
+    for bits in [8, 8, 7] {
+        let n = (r << bits) | ((1 << bits) - 1);
+        let digit = n / m;
+        q = (q << bits) | digit;
+        r = n - digit * m;
     }
     q
 }
@@ -40,11 +35,16 @@ pub(crate) fn base(s: u32) -> u32 {
     ((s >> 23) - 1) << 23
 }
 
-pub(crate) fn window(k: u32, ms: u32, es: i32, s: u32) -> u32 {
-    let p = k * ms;
-    let down = 8 - p.leading_zeros();
-    let pattern = ((es + down.cast_signed() + 149).cast_unsigned() << 23) + (p >> down);
-    pattern - base(s)
+pub(crate) fn significand(s: u32) -> u32 {
+    (s & 0x007f_ffff) | 0x0080_0000
+}
+
+pub(crate) fn is_wide(cap_p: u32, cap_n: u32) -> bool {
+    cap_p + cap_n > 255
+}
+
+pub(crate) fn factor_of(ms: u32, is_wide: bool) -> u32 {
+    if is_wide { (reciprocal(ms) >> 8) - 2 } else { u32::MAX / (ms >> 5) + 1 }
 }
 
 pub(crate) fn threshold(k: u32, ms: u32, es: i32) -> u32 {
@@ -73,15 +73,10 @@ pub(crate) fn recipe(s: u32, z: i32, qmin: i32, qmax: i32) -> Recipe {
     let y = parts(s);
     let cap_p = (qmax.cast_unsigned().wrapping_sub(z.cast_unsigned())).min(0xffff);
     let cap_n = (z.cast_unsigned().wrapping_sub(qmin.cast_unsigned())).min(0xffff);
-    let narrow = cap_p.wrapping_sub(1) < 128 && cap_n.wrapping_sub(1) < 128;
-    let proven = narrow && ((2 << 23)..(238 << 23)).contains(&s);
+    let proven = ((2 << 23)..(238 << 23)).contains(&s);
     Recipe {
         s,
-        ms: y.m,
-        es: y.e,
-        reciprocal: reciprocal(y.m),
-        window_p: if proven { window(cap_p, y.m, y.e, s) } else { 0 },
-        window_n: if proven { window(cap_n, y.m, y.e, s) } else { 0 },
+        factor: if proven { factor_of(y.m, is_wide(cap_p, cap_n)) } else { 0 },
         clip_p: threshold(cap_p + 1, y.m, y.e),
         clip_n: threshold(cap_n + 1, y.m, y.e),
         cap_p,
@@ -90,18 +85,18 @@ pub(crate) fn recipe(s: u32, z: i32, qmin: i32, qmax: i32) -> Recipe {
     }
 }
 
-pub(crate) fn quotient(a: u32, r: &Recipe) -> u32 {
-    let x = parts(a);
-    let ge = x.m >= r.ms;
+pub(crate) fn quotient(a: u32, s: u32) -> u32 {
+    let (x, y) = (parts(a), parts(s));
+    let ge = x.m >= y.m;
     let k = if ge { 23 } else { 24 };
-    let h = mul_hi(x.m << 8, r.reciprocal);
+    let h = mul_hi(x.m << 8, reciprocal(y.m));
     let mut q = h >> if ge { 8 } else { 7 };
-    let mut rest = (x.m << k).wrapping_sub(q.wrapping_mul(r.ms));
-    let low = rest >= r.ms;
-    rest -= if low { r.ms } else { 0 };
+    let mut rest = (x.m << k).wrapping_sub(q.wrapping_mul(y.m));
+    let low = rest >= y.m;
+    rest -= if low { y.m } else { 0 };
     q += u32::from(low);
-    q += u32::from((rest << 1) > r.ms);
-    let e = x.e - r.es - k;
+    q += u32::from((rest << 1) > y.m);
+    let e = x.e - y.e - k;
     if a == 0 {
         return 0;
     }
@@ -111,29 +106,47 @@ pub(crate) fn quotient(a: u32, r: &Recipe) -> u32 {
     shift_right_rne(q, (-e).min(25).cast_unsigned())
 }
 
-pub(crate) fn search(b: u32, r: &Recipe, neg: bool) -> u32 {
+pub(crate) fn narrow(b: u32, r: &Recipe, neg: bool) -> u32 {
+    let ms = significand(r.s);
+    let c = above_base(b, r, neg);
+    let m = (c & 0x007f_ffff) | 0x0080_0000;
+    let sh = c >> 23;
+    let guess = ((m >> (16 - sh)) * r.factor + (0x0020_0000 + r.factor + 128)) >> 22;
+    let odd = 0u32.wrapping_sub(guess & 1);
+    let d = (m << sh).wrapping_add(ms).wrapping_sub(guess.wrapping_mul(ms << 1)).wrapping_add(theta_of(c, ms) ^ odd);
+    guess - (d >> 31)
+}
+
+pub(crate) fn above_base(b: u32, r: &Recipe, neg: bool) -> u32 {
     let start = base(r.s) + 0x007f_ffff;
     let t = ((b & MAGNITUDE).wrapping_add(0x007f_ffff)).cast_signed();
-    let c = (t.max(start.cast_signed()).cast_unsigned() - start).min(if neg { r.window_n } else { r.window_p });
-    let z = ((c & 0x007f_ffff) | 0x0080_0000) << (c >> 23);
-    let rt = (r.reciprocal >> 17) + 1;
-    let guess = ((z >> 16) * rt + (0x0040_0000 + rt + 256)) >> 23;
-    let ct = (25 << 23) - 1 + (r.ms & 0x007f_ffff);
-    let theta = r.ms >> ((ct - c) >> 23);
-    let odd = 0u32.wrapping_sub(guess & 1);
-    let d = z.wrapping_add(r.ms).wrapping_sub(guess.wrapping_mul(r.ms << 1)).wrapping_add(theta ^ odd);
-    guess - (d >> 31)
+    let clip = if neg { r.clip_n } else { r.clip_p };
+    (t.max(start.cast_signed()).cast_unsigned() - start).min(clip - 1 - base(r.s))
+}
+
+pub(crate) fn theta_of(c: u32, ms: u32) -> u32 {
+    let ct = (25 << 23) - 1 + (ms & 0x007f_ffff);
+    ms >> ((ct - c) >> 23)
+}
+
+pub(crate) fn wide(b: u32, r: &Recipe, neg: bool) -> u32 {
+    let ms = significand(r.s);
+    let c = above_base(b, r, neg);
+    let m = (c & 0x007f_ffff) | 0x0080_0000;
+    let sh = c >> 23;
+    let product = m * (r.factor >> 16) + (((m >> 8) * (r.factor & 0xffff)) >> 8);
+    let guess = ((product >> (31 - sh)) + 1) >> 1;
+    let t = theta_of(c, ms) ^ 0u32.wrapping_sub(guess & 1);
+    guess + (t.wrapping_add(ms).wrapping_sub(m << sh).wrapping_add(guess.wrapping_mul(ms << 1)) >> 31)
 }
 
 /// The code of `b`, less the zero point.
 pub(crate) fn encode(b: u32, r: &Recipe) -> i32 {
     let neg = (b >> 31) == 1;
-    let k = if r.window_p != 0 {
-        search(b, r, neg)
-    } else {
+    let k = if r.factor == 0 {
         let a = b & MAGNITUDE;
         let cap = if neg { r.cap_n } else { r.cap_p };
-        let full = quotient(a, r).min(cap);
+        let full = quotient(a, r.s).min(cap);
         if a > INF {
             0
         } else if a == INF {
@@ -141,8 +154,76 @@ pub(crate) fn encode(b: u32, r: &Recipe) -> i32 {
         } else {
             full
         }
+    } else if is_wide(r.cap_p, r.cap_n) {
+        wide(b, r, neg)
+    } else {
+        narrow(b, r, neg)
     };
     (if neg { 0u32.wrapping_sub(k) } else { k }).cast_signed()
+}
+
+/// What `narrow` and `wide` need of a recipe.
+#[cfg(test)]
+#[derive(Clone, Copy)]
+pub(crate) struct Quick {
+    low: u32,
+    factor: u32,
+    window_p: u32,
+    window_n: u32,
+    middle: u32,
+    step: u32,
+}
+
+#[cfg(test)]
+pub(crate) fn quick(r: &Recipe) -> Quick {
+    let (low, ms) = (base(r.s), significand(r.s));
+    let (window_p, window_n) = (r.clip_p - 1 - low, r.clip_n - 1 - low);
+    Quick { low, factor: r.factor, window_p, window_n, middle: ms + 512, step: ms << 1 }
+}
+
+/// The steps of four values from the zero point, those of negative ones negated; `None` where one is in doubt.
+#[cfg(test)]
+pub(crate) fn four_steps(b: [u32; 4], q: &Quick) -> Option<[i32; 4]> {
+    let mut steps = [0; 4];
+    for (step, b) in steps.iter_mut().zip(b) {
+        let neg = b >= 0x8000_0000;
+        let above = (b & MAGNITUDE).max(q.low) - q.low;
+        let c = above.min(if neg { q.window_n } else { q.window_p });
+        let m = (c & 0x007f_ffff) | 0x0080_0000;
+        let sh = c >> 23;
+        let guess = ((m >> (16 - sh)) * q.factor + (0x0020_0000 + q.factor + 128)) >> 22;
+        let d = (m << sh).wrapping_add(q.middle).wrapping_sub(guess.wrapping_mul(q.step));
+        if above != c || d < 1024 {
+            return None;
+        }
+        let k = (guess - (d >> 31)).cast_signed();
+        *step = if neg { -k } else { k };
+    }
+    Some(steps)
+}
+
+/// The same for codes of more than 255 steps.
+#[cfg(test)]
+pub(crate) fn four_wide_steps(b: [u32; 4], q: &Quick) -> Option<[i32; 4]> {
+    let mut steps = [0; 4];
+    let ms = q.step >> 1;
+    for (step, b) in steps.iter_mut().zip(b) {
+        let neg = b >= 0x8000_0000;
+        let above = (b & MAGNITUDE).max(q.low) - q.low;
+        let c = above.min(if neg { q.window_n } else { q.window_p });
+        let m = (c & 0x007f_ffff) | 0x0080_0000;
+        let sh = c >> 23;
+        let product = m * (q.factor >> 16) + (((m >> 8) * (q.factor & 0xffff)) >> 8);
+        let guess = ((product >> (31 - sh)) + 1) >> 1;
+        let t = theta_of(c, ms) ^ 0u32.wrapping_sub(guess & 1);
+        let below = t.wrapping_add(ms).wrapping_sub(m << sh).wrapping_add(guess.wrapping_mul(q.step));
+        if above != c {
+            return None;
+        }
+        let k = (guess + (below >> 31)).cast_signed();
+        *step = if neg { -k } else { k };
+    }
+    Some(steps)
 }
 
 pub(crate) fn is_clipped(b: u32, r: &Recipe) -> bool {
@@ -153,6 +234,25 @@ pub(crate) fn is_clipped(b: u32, r: &Recipe) -> bool {
 pub(crate) fn decode(q: i32, s: u32) -> u32 {
     let sign = if q < 0 { 0x8000_0000 } else { 0 };
     mul_int(sign, unsigned_abs(q), s)
+}
+
+#[cfg(test)]
+pub(crate) fn is_direct(s: u32) -> bool {
+    (0x0080_0000..246 << 23).contains(&s)
+}
+
+/// `decode` of four codes of at most 255 steps.
+#[cfg(test)]
+pub(crate) fn four_values(q: [i32; 4], s: u32) -> [u32; 4] {
+    q.map(|q| {
+        let k = unsigned_abs(q);
+        let p = k * significand(s);
+        let zeros = (p | 0x0080_0000).leading_zeros();
+        let r = 8 - zeros;
+        let m = (p + (0x7f >> zeros) + ((p >> r) & 1).min(r)) >> r;
+        let value = if k == 0 { 0 } else { m + base(s) + (r << 23) };
+        value | if q < 0 { 0x8000_0000 } else { 0 }
+    })
 }
 
 /// `|x' - x|`, one rounded subtraction, of any two patterns.
@@ -226,9 +326,14 @@ mod tests {
     fn check(b: u32, r: &Recipe, codes: (i32, i32, i32)) {
         let found = (encode(b, r), is_clipped(b, r));
         assert_eq!(found, expected(b, r.s, codes), "x {b:#010x}, s {:#010x}, codes and zero point {codes:?}", r.s);
-        // The general form, where the search is taken too.
-        let general = encode(b, &Recipe { window_p: 0, ..*r });
+        // The general form, where a cheaper one is taken too.
+        let general = encode(b, &Recipe { factor: 0, ..*r });
         assert_eq!(general, found.0, "x {b:#010x}, s {:#010x}, {codes:?}", r.s);
+        if r.factor != 0 {
+            let four = if is_wide(r.cap_p, r.cap_n) { four_wide_steps } else { four_steps }([b; 4], &quick(r));
+            assert!(four.is_none_or(|four| four == [found.0; 4]), "x {b:#010x}, s {:#010x}, {codes:?}", r.s);
+            assert!(four.is_none() || !found.1 && (b & MAGNITUDE) < INF, "x {b:#010x} is to be counted");
+        }
     }
 
     #[test]
@@ -302,6 +407,9 @@ mod tests {
             let q = q - if i % 2 == 0 { 128 } else { 65_535 };
             let out = q as f32 * f32::from_bits(s);
             assert_eq!(decode(q, s), out.to_bits(), "{q} * {s:#010x}");
+            if is_direct(s) && unsigned_abs(q) < 256 {
+                assert_eq!(four_values([q; 4], s), [out.to_bits(); 4], "{q} * {s:#010x}");
+            }
             let x = if i % 4 == 0 { edges[i / 4 % edges.len()] } else { rng.float_bits() };
             let error = (out - f32::from_bits(x)).abs();
             let bits = if error.is_nan() { 0x7fc0_0000 } else { error.to_bits() };

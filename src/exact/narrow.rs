@@ -10,6 +10,27 @@ pub(crate) fn to_bf16(b: u32) -> u32 {
     (b.wrapping_add(0x7fff + ((b >> 16) & 1))) >> 16
 }
 
+/// `to_bf16` of four finite values.
+#[cfg(test)]
+pub(crate) fn four_bf16(b: [u32; 4]) -> [u32; 4] {
+    b.map(|b| (b + 0x7fff + ((b >> 16) & 1)) >> 16)
+}
+
+/// `to_f16` of four values of less than 65520.
+#[cfg(test)]
+pub(crate) fn four_f16(b: [u32; 4]) -> [u32; 4] {
+    b.map(|b| {
+        let a = b & 0x7fff_ffff;
+        let exponent = a >> 23;
+        let (m, shift) = if exponent < 113 {
+            ((a & 0x007f_ffff) | 0x0080_0000, (126 - exponent.min(112)).min(26))
+        } else {
+            (a - (112 << 23), 13)
+        };
+        ((b >> 16) & 0x8000) | ((m + ((1 << (shift - 1)) - 1) + ((m >> shift) & 1)) >> shift)
+    })
+}
+
 pub(crate) fn to_f16(b: u32, saturate: bool) -> u32 {
     let sign = (b >> 16) & 0x8000;
     let magnitude = b & MAGNITUDE;
@@ -76,6 +97,10 @@ mod tests {
                 }
                 let half = narrow(b);
                 let magnitude = half & 0x7fff;
+                if magnitude <= max {
+                    let four = if name == "f16" { four_f16 } else { four_bf16 };
+                    assert_eq!(four([b; 4]), [half; 4], "{name} {b:#010x}");
+                }
                 assert_eq!(half >> 15, b >> 31, "{b:#010x}");
                 let distance = |magnitude: u32| (v - value(magnitude)).abs();
                 for other in [magnitude.saturating_sub(1), (magnitude + 1).min(max + 1)] {

@@ -13,8 +13,8 @@ pub(crate) fn from_f16(h: u32) -> u32 {
     let exponent = (h >> 10) & 0x1f;
     let fraction = h & 0x3ff;
     if exponent == 0 {
-        // fraction * 2^-24
-        return round_pack(sign, fraction, -24);
+        let zeros = (fraction | 1).leading_zeros();
+        return sign | if fraction == 0 { 0 } else { ((133 - zeros) << 23) + (fraction << (zeros - 8)) };
     }
     let biased = if exponent == 0x1f { 0xff } else { exponent + 112 };
     sign | (biased << 23) | (fraction << 13)

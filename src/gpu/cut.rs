@@ -2,12 +2,15 @@
 
 use super::Gpu;
 use super::job::Dispatch;
-use super::shader::{self, Kernel, LOSS_WORDS, MIN_RUN, ONCE_UNITS, Params, Program, RECIPE_WORDS};
+use super::shader::{self, Kernel, LOSS_WORDS, MIN_RUN, ONCE_LEAST_ELEMS, ONCE_UNITS, Params, Program, RECIPE_WORDS};
 use crate::layout::{Chunk, RangeUnits, Slots, saturate};
 use std::ops::Range;
 
 /// What a binding may begin before the bytes that it is for.
 const BINDING_SLACK_BYTES: usize = 256;
+
+/// Fewer range units than this leave workgroups idle when each takes a whole one, unless they are short.
+const FEW_UNITS: usize = 64;
 
 /// Counters per chunk.
 pub(super) const TALLIES: usize = shader::TALLIES.len();
@@ -60,7 +63,14 @@ impl Gpu {
         // What is read may lie further apart than it is long.
         let spread = slots.row_pitch.div_ceil(slots.row_elems.max(1)).max(1);
         let chunk_slots = self.chunk_slots(slot_bytes.saturating_mul(spread));
-        let chunk_slots = chunk_slots.checked_div(tile_elems).map_or(chunk_slots, |tiles| tiles.max(1) * tile_elems);
+        // So many together begin and end with a tile, or with a run that tiles can be fitted to.
+        let together = match saturate(slots.run_slots()) {
+            _ if tile_elems > 0 => tile_elems,
+            run if slots.is_dense() && run.is_multiple_of(8) && (1024..=chunk_slots).contains(&run) => run,
+            _ => 1,
+        };
+        let chunk_slots = (chunk_slots / together).max(1) * together;
+        let (run_factor, run_shift) = if tile_elems > 0 { divider(saturate(slots.run_slots())) } else { (0, 0) };
         let params = |(i, chunk): (usize, &Chunk)| {
             let params = Params {
                 elems: saturate(chunk.slots.len()),
@@ -70,6 +80,8 @@ impl Gpu {
                 units: saturate(slabs[chunk.slab].len()),
                 counters: saturate(i * TALLIES),
                 tile_elems,
+                run_factor,
+                run_shift,
                 ..numbers
             };
             if slots.is_dense() {
@@ -107,17 +119,27 @@ impl Gpu {
         if units == 1 {
             return Some(saturate(inner_elems.next_multiple_of(8)));
         }
+        // A workgroup is busy with a long unit for long, while others of a device have nothing to do.
+        if inner_elems > ONCE_LEAST_ELEMS as usize && units < FEW_UNITS {
+            return None;
+        }
         // So many units end with a block of 8 slots, and so with a whole word of codes.
         let together = 8 >> inner_elems.trailing_zeros().min(3);
-        let tile_units = (most / inner_elems).min(ONCE_UNITS as usize) / together * together;
-        (tile_units > 0).then(|| saturate(tile_units * inner_elems))
+        let wanted = (ONCE_LEAST_ELEMS as usize).min(most) / inner_elems / together * together;
+        let tile_elems = wanted.clamp(together, ONCE_UNITS as usize) * inner_elems;
+        (tile_elems <= most).then(|| saturate(tile_elems))
     }
 
     /// A dispatch that visits every slot of a chunk, as rows.
     pub(super) fn over_rows<B: Clone>(&self, program: Program, params: Params, buffers: &[(u32, &B)]) -> Dispatch<B> {
         let kernel = program.kernel;
-        let tile = if kernel.is_once() { params.tile_elems } else { kernel.tile_elems(self.tuning.workgroup) };
-        Dispatch::new(program, params, buffers, u64::from(params.elems).div_ceil(tile.into()))
+        let tile_elems = if kernel.is_once() {
+            params.tile_elems
+        } else {
+            fit_tile(kernel.tile_elems(self.tuning.workgroup), &params)
+        };
+        let params = Params { tile_elems, ..params };
+        Dispatch::new(program, params, buffers, u64::from(params.elems).div_ceil(tile_elems.into()))
     }
 
     /// The same for a reduction per range unit: run by run or as columns where runs are short.
@@ -163,6 +185,23 @@ impl Gpu {
     ) -> Dispatch<B> {
         Dispatch::new(program, params, buffers, units.div_ceil(self.tuning.workgroup.into()))
     }
+}
+
+/// The slots of a workgroup's tile: the most, or somewhat fewer where that makes each tile a part of one run.
+fn fit_tile(most: u32, params: &Params) -> u32 {
+    let run = params.run;
+    if params.row_slots > 0 || params.units < 2 || run < most / 8 {
+        return most;
+    }
+    let tile = run / run.div_ceil(most);
+    let fits = tile >= most / 8 && tile.is_multiple_of(8) && run.is_multiple_of(tile);
+    if fits && params.first_left.is_multiple_of(tile) { tile } else { most }
+}
+
+/// What `place_in_tile` divides by `run` with.
+fn divider(run: u32) -> (u32, u32) {
+    let shift = 14 + run.next_power_of_two().trailing_zeros();
+    ((1u32 << shift).div_ceil(run), shift)
 }
 
 /// Whether a tensor's runs are so short that the loss takes passes of its own, unless it is quantized in one pass.

@@ -249,8 +249,12 @@ pub struct Params {
     pub units: u32,
     /// 0 for rows, 1 for run by run, the distance of an invocation's slots for columns.
     pub stride: u32,
-    /// Slots per workgroup that quantizes in one pass.
+    /// Slots per workgroup.
     pub tile_elems: u32,
+    /// What a workgroup that quantizes in one pass divides by `run` with.
+    pub run_factor: u32,
+    /// The bits that it drops then.
+    pub run_shift: u32,
     /// Where the chunk's counters begin.
     pub counters: u32,
     /// 1 when the scales are the caller's.
@@ -339,11 +343,13 @@ impl Params {
 /// Runs shorter than this are not traversed as rows when they are reduced.
 pub(super) const MIN_RUN: u32 = 64;
 /// The most range units of a tile that is quantized in one pass.
-pub(super) const ONCE_UNITS: u32 = 64;
-/// The most slots of such a tile; with what a workgroup keeps beside them, 16 KiB.
-pub(super) const ONCE_ELEMS: u32 = 2048;
+pub(super) const ONCE_UNITS: u32 = 128;
+/// The most slots of such a tile; `place_in_tile` is proven for so many.
+pub(super) const ONCE_ELEMS: u32 = 1 << 14;
+/// The slots that it has at least, where units are short.
+pub(super) const ONCE_LEAST_ELEMS: u32 = 1 << 12;
 /// Words per range unit in the buffer of recipes: what quantize needs of a scale.
-pub const RECIPE_WORDS: usize = 11;
+pub const RECIPE_WORDS: usize = 7;
 /// The counters of a chunk, in order.
 pub(super) const TALLIES: [&str; 5] =
     ["NAN_ELEMS", "INF_ELEMS", "CLIPPED_ELEMS", "EXCLUDED_ELEMS", "NONFINITE_OUT_ELEMS"];
@@ -490,8 +496,7 @@ impl Kernel {
     pub(super) fn blocks(self, workgroup: u32) -> u32 {
         match self {
             Self::MinMax => 8,
-            // Not more than the largest tile; workgroups that are larger have idle invocations.
-            _ if self.is_once() => (ONCE_ELEMS / 8 / workgroup).clamp(1, 2),
+            _ if self.is_once() => (ONCE_ELEMS / 8 / workgroup).max(1),
             _ => 2,
         }
     }
@@ -548,7 +553,6 @@ pub fn shader_source(program: Program, workgroup: u32) -> String {
     define("MIN_RUN", &MIN_RUN, "u");
     define("ONCE", &kernel.is_once(), "");
     define("ONCE_UNITS", &ONCE_UNITS, "u");
-    define("ONCE_ELEMS", &kernel.tile_elems(workgroup), "u");
     define("CODE_BITS", &codec.bits(), "u");
     define("FIELD", &((1u32 << codec.bits()) - 1), "u");
     define("HALF", &(codec == Codec::F16), "");

@@ -125,9 +125,9 @@ fn matrix(gpu: &Gpu) {
 fn one_pass(gpu: &Gpu) {
     let two = gpu.tuned(gpu.tuning().one_pass(false)).unwrap();
     let mut cases = Cases::of(gpu, 23);
-    // Well past what a workgroup holds: 2048 elements of units that are whole words of codes.
-    for n in 1..=2300 {
-        let units = [1, 3, 7, 20][n % 4];
+    // Well past what a workgroup takes of odd sizes, 8 * 2047 elements; then around what it takes at most.
+    for n in (1..=2300).chain([4096, 4100, 4104, 8191, 8192, 11008, 16376, 16383, 16384, 16385, 16392]) {
+        let units = if n > 4096 { 64 } else { [1, 3, 7, 20][n % 4] };
         let x = data(["mixed", "far-from-zero", "gauss"][n % 3], units * n, n as u64);
         let shape = [units, n];
         let x = Tensor::new(&x, &shape).unwrap();
@@ -162,18 +162,19 @@ fn passes(gpu: &Gpu) {
     let two = |kernels: Option<Vec<Kernel>>| {
         kernels.is_none_or(|kernels| kernels == [Kernel::MinMax, Kernel::Scale, Kernel::Quantize])
     };
-    // With 256 invocations, 2048 elements of whole words: 256 of an odd size, more of others.
+    // At most 16384 elements of whole words of codes, eight units of an odd size; and if long, enough units.
     for (shape, fits) in [
         ([70, 1], true),
         ([70, 32], true),
-        ([3, 255], true),
-        ([3, 257], false),
-        ([3, 1024], true),
-        ([3, 1026], false),
-        ([3, 2048], true),
-        ([3, 2056], false),
-        ([1, 2047], true),
-        ([1, 2049], false),
+        ([3, 2047], true),
+        ([3, 2049], false),
+        ([3, 4096], true),
+        ([3, 4104], false),
+        ([64, 4104], true),
+        ([64, 16384], true),
+        ([64, 16392], false),
+        ([1, 16383], true),
+        ([1, 16385], false),
     ] {
         assert!(if fits { one(kernels(&once, &shape)) } else { two(kernels(&once, &shape)) }, "{shape:?}");
         assert!(two(kernels(&twice, &shape)), "{shape:?}");

@@ -2,7 +2,7 @@
 //! and planted in the shaders themselves.
 
 use crate::for_each_shader;
-use crate::lint::{RELIED_ON, Report, STORED, lint};
+use crate::lint::{RELIED_ON, Report, lint};
 use naga::valid::{Capabilities, ValidationFlags, Validator};
 use std::collections::BTreeSet;
 use wgpu_quant::gpu::{Kernel, Program, shader_source};
@@ -33,11 +33,6 @@ fn every_function_is_reached_in_a_shader() {
         written.extend(module.entry_points.iter().map(|entry| entry.name.clone()));
     });
     assert_eq!(reached, written);
-}
-
-#[test]
-fn fields_that_hold_less_than_their_type_hold_the_zero_of_fresh_memory() {
-    assert!(STORED.iter().all(|(_, _, values)| values.holds(0)));
 }
 
 fn report(text: &str) -> Report {
@@ -194,21 +189,7 @@ fn i32_arithmetic_that_shows_to_stay_in_range_is_accepted() {
         "ints[0] = bitcast<i32>(8u - countLeadingZeros(w | 0x00800000u)) + 149;",
         "words[0] = select(w, 0u - w, i < 0);",
         "let k = bitcast<u32>(i); words[0] = select(k, 0u - k, i < 0);",
-        "ints[0] = recipes[w].es - 150;",
-        "recipes[w] = Recipe(v, bitcast<i32>(v & 255u)); recipes[v].es = clamp(i, -512, 511);",
     ]);
-}
-
-#[test]
-fn a_store_beyond_what_a_field_may_hold_is_found() {
-    assert_found(
-        "a store of",
-        &[
-            "recipes[0] = Recipe(w, i);",
-            "recipes[0].es = clamp(i, -513, 5);",
-            "var r = recipes[0]; r.es = i; recipes[0] = r;",
-        ],
-    );
 }
 
 #[test]
@@ -292,7 +273,8 @@ fn f(n: u32) {
 #[test]
 fn violations_planted_in_the_shaders_are_found() {
     for (kernel, line, planted, what) in [
-        (Kernel::Quantize, "((c >> 23u) & 31u)", "(c >> 23u)", "shift by"),
+        (Kernel::Quantize, "(c >> 23u) & 31u", "c >> 22u", "shift by"),
+        (Kernel::Quantize, "(16u - sh) & 31u", "16u - sh", "shift by"),
         (Kernel::Quantize, "(((ct - c) >> 23u) & 31u)", "((ct - c) >> 23u)", "shift by"),
         (Kernel::Quantize, "clamp(-e, 1, 25)", "max(-e, 1)", "shift by"),
         (Kernel::Quantize, "clamp(-e, 1, 25)", "clamp(-e, 0, 25)", "shift by"),
@@ -309,12 +291,11 @@ fn violations_planted_in_the_shaders_are_found() {
         (Kernel::Quantize, "bitcast<i32>(select(k, 0u - k, neg))", "-bitcast<i32>(k)", "i32 overflow"),
         (Kernel::Loss, "bitcast<i32>(so - sx)", "bitcast<i32>(so) - bitcast<i32>(sx)", "i32 overflow"),
         (Kernel::QuantizeLoss, "unsigned_abs(d)", "bitcast<u32>(abs(d))", "`i32 abs`"),
-        (Kernel::Scale, "p | HIDDEN", "p", "countLeadingZeros of"),
-        (Kernel::Scale, "p | HIDDEN", "p | 1u", "i32 overflow"),
+        (Kernel::Dequantize, "p | vec4<u32>(HIDDEN)", "p", "countLeadingZeros of"),
+        (Kernel::Dequantize, "p | vec4<u32>(HIDDEN)", "p | vec4<u32>(1u)", "shift by"),
         (Kernel::Scale, "fraction | 1u", "fraction", "countLeadingZeros of"),
         (Kernel::Scale, "    if (m == 0u) { return sign; }", "", "countLeadingZeros of"),
         (Kernel::Dequantize, "if (hi == 0u)", "if (lo == 0u)", "countLeadingZeros of"),
-        (Kernel::Scale, "        y.e,\n", "        bitcast<i32>(cap_p),\n", "a store of"),
         (Kernel::MinMax, "atomicMax(&ranges[at], hi)", "atomicMin(&ranges[at], hi)", "`atomicMin`"),
     ] {
         let text = shader_source(Program::new(kernel, Scheme::INT8_ABSMAX, ElemType::F32), 64);

@@ -82,10 +82,6 @@ pub(crate) const RELIED_ON: &[&str] = &[
     "workgroupBarrier",
 ];
 
-/// Fields of structs in storage that hold less than their type: every store is held to it, so that every load may
-/// count on it. Zero, which fresh memory holds, must be among them.
-pub(crate) const STORED: &[(&str, &str, Interval)] = &[("Recipe", "es", Interval::new(-512, 511))];
-
 /// A slot that has grown as often grows to all values of its type.
 const PATIENCE: usize = 16;
 
@@ -270,7 +266,6 @@ impl<'a> Lint<'a> {
             let inner = &module.types[global.ty].inner;
             let all = self.all(inner);
             let value = match global.space {
-                AddressSpace::Storage { .. } => self.stored(global.ty),
                 AddressSpace::Private => match global.init {
                     Some(init) => self.constant(&module.global_expressions, init),
                     None => zero(&all),
@@ -403,29 +398,15 @@ impl<'a> Lint<'a> {
         Some(env)
     }
 
-    /// Grows a variable, or holds the value to what storage may hold.
+    /// Grows a variable; storage may hold anything as it is.
     fn store(&mut self, frame: Frame<'a>, pointer: Handle<Expression>, value: &[Interval]) {
         let Target { variable, offsets } = self.target(frame, pointer);
-        let (slot, fixed) = match variable {
-            Variable::Local(i) => (&mut self.summaries[frame.id].locals[i], false),
-            Variable::Global(handle) => {
-                let space = self.module.global_variables[handle].space;
-                (&mut self.globals[handle.index()], matches!(space, AddressSpace::Storage { .. }))
-            }
+        let slot = match variable {
+            Variable::Local(i) => &mut self.summaries[frame.id].locals[i],
+            Variable::Global(handle) => &mut self.globals[handle.index()],
         };
-        if !fixed {
-            for offset in offsets {
-                self.grown |= slot.grow(offset, value);
-            }
-            return;
-        }
-        let stored = slot.value.clone().expect("a variable has a value");
         for offset in offsets {
-            for (&value, &allowed) in value.iter().zip(&stored[offset..]) {
-                if !value.lies_in(allowed) {
-                    self.finding(&format!("a store of {value} to a field that holds {allowed}"));
-                }
-            }
+            self.grown |= slot.grow(offset, value);
         }
     }
 
@@ -476,23 +457,6 @@ impl<'a> Lint<'a> {
                 members.flat_map(|member| member.to_vec()).collect()
             }
             _ => panic!("{}: no values of {inner:?}", self.label),
-        }
-    }
-
-    /// What storage of a type may hold.
-    fn stored(&self, ty: Handle<Type>) -> Value {
-        let Type { name, inner } = &self.module.types[ty];
-        match *inner {
-            TypeInner::Array { base, .. } => self.stored(base),
-            TypeInner::Struct { ref members, .. } => {
-                let members = members.iter().map(|member| {
-                    let names = (name.as_deref(), member.name.as_deref());
-                    let field = STORED.iter().find(|(of, field, _)| names == (Some(*of), Some(*field)));
-                    field.map_or_else(|| self.stored(member.ty), |&(_, _, values)| [values].into())
-                });
-                members.flat_map(|member| member.to_vec()).collect()
-            }
-            _ => self.all(inner),
         }
     }
 
