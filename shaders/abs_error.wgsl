@@ -68,12 +68,11 @@ fn abs_error(
     let tile = tile_of(group, groups);
     for (var i = lane; i < SLOTS; i += WORKGROUP) { atomicStore(&slots[i], 0u); }
     workgroupBarrier();
-    if (params.stride != 0u) { short_runs(tile * WORKGROUP + lane); } else { rows(tile, lane); }
+    traverse(tile, lane);
     workgroupBarrier();
     if (params.stride != 0u) { return; }
-    let unit = place(tile * params.tile_elems).unit;
     for (var slot = lane; slot < SLOTS; slot += WORKGROUP) {
         largest = atomicLoad(&slots[slot]);
-        flush_unit(around(unit + slot));
+        flush_unit(unit_of_slot(tile, slot));
     }
 }

@@ -2,6 +2,10 @@
 // defines:
 //     flush_unit(unit)    add what was gathered since open_unit straight to the unit
 
+fn traverse(tile: u32, lane: u32) {
+    if (params.stride != 0u) { short_runs(tile * WORKGROUP + lane); } else { rows(tile, lane); }
+}
+
 fn short_runs(thread: u32) {
     if (params.stride == 1u) {
         run_by_run(thread);

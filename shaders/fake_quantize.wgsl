@@ -9,7 +9,7 @@ var<private> by_four: bool;
 
 fn open_unit(unit: u32) {
     unit_recipe = recipe_of(unit);
-    by_four = open_four(unit_recipe);
+    by_four = open_four(unit_recipe) && open_values(unit_recipe);
 }
 
 fn load(v: u32) { bits = x4(v); }
@@ -28,6 +28,8 @@ fn visit_all() {
     // A loop that is not entered costs nothing, see rows.
     for (var c = select(0u, 4u, by_four && four.certain); c < 4u; c++) { visit(c); }
 }
+
+fn blank(n: u32) { bits = select(bits, vec4<u32>(0u), vec4<u32>(0u, 1u, 2u, 3u) >= vec4<u32>(n)); }
 
 fn pad(c: u32) {}
 

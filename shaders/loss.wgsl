@@ -52,7 +52,7 @@ fn loss(
     clear_tally(lane);
     clear_loss(lane);
     workgroupBarrier();
-    if (params.stride != 0u) { short_runs(tile * WORKGROUP + lane); } else { rows(tile, lane); }
+    traverse(tile, lane);
     flush_tally();
     workgroupBarrier();
     drain_tally(lane);

@@ -29,7 +29,7 @@ fn open_loss(unit: u32, s: u32, z: i32) {
     // was set before, and losses up to a step leave the grid as it is.
     var largest: u32;
     if (ONCE) {
-        largest = atomicLoad(&loss_slots[(unit - tile_unit) * SUM_WORDS + MAX_AT]);
+        largest = atomicLoad(&loss_slots[row * SUM_WORDS + MAX_AT]);
     } else {
         largest = atomicLoad(&losses[params.losses_at + unit * LOSS_WORDS + MAX_AT]);
     }
@@ -130,10 +130,9 @@ fn clear_loss(lane: u32) {
 
 // A slot's words to its unit's.
 fn drain_loss(tile: u32, lane: u32) {
-    let first = place(tile * params.tile_elems).unit;
     for (var slot = lane; slot < LOSS_SLOTS; slot += WORKGROUP) {
         let source = slot * SUM_WORDS;
-        let to = params.losses_at + around(first + slot) * LOSS_WORDS;
+        let to = params.losses_at + unit_of_slot(tile, slot) * LOSS_WORDS;
         let largest = atomicLoad(&loss_slots[source + MAX_AT]);
         if (largest != 0u) { atomicMax(&losses[to + MAX_AT], largest); }
         // No sum overflows its words, so that none carries into the next; what leaves the last, signed one is dropped.

@@ -27,6 +27,8 @@ fn visit_all() {
     lo = max(lo, max(max(lo_key(bits.x), lo_key(bits.y)), max(lo_key(bits.z), lo_key(bits.w))));
 }
 
+fn blank(n: u32) { bits = select(bits, vec4<u32>(MAGNITUDE), vec4<u32>(0u, 1u, 2u, 3u) >= vec4<u32>(n)); }
+
 fn pad(c: u32) {}
 
 fn store(v: u32) {}
@@ -55,13 +57,12 @@ fn min_max(
     let tile = tile_of(group, groups);
     for (var i = lane; i < 2u * SLOTS; i += WORKGROUP) { atomicStore(&slots[i], 0u); }
     workgroupBarrier();
-    if (params.stride != 0u) { short_runs(tile * WORKGROUP + lane); } else { rows(tile, lane); }
+    traverse(tile, lane);
     workgroupBarrier();
     if (params.stride != 0u) { return; }
-    let first = place(tile * params.tile_elems).unit;
     for (var slot = lane; slot < SLOTS; slot += WORKGROUP) {
         hi = atomicLoad(&slots[2u * slot]);
         lo = atomicLoad(&slots[2u * slot + 1u]);
-        flush_unit(around(first + slot));
+        flush_unit(unit_of_slot(tile, slot));
     }
 }

@@ -11,8 +11,9 @@ struct Params {
     units: u32,             // range units of the tensor
     stride: u32,            // rows: 0; run by run: 1; columns: the distance of an invocation's slots
     tile_elems: u32,        // slots per workgroup
-    run_factor: u32,        // once: what divides by run, see place_in_tile
+    run_factor: u32,        // fours: what divides by run, see unit_in_tile
     run_shift: u32,
+    first_offset: u32,      // fours: the slots of the first run that lie before the chunk
     counters: u32,          // where the chunk's counters begin
     given: u32,             // scale: 1 when the scales are the caller's
     with_loss: u32,         // scale: 1 when the loss will be summed with the codes

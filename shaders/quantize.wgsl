@@ -38,6 +38,8 @@ fn visit(c: u32) {
     visit_loss(b, field);
 }
 
+fn blank(n: u32) { bits = select(bits, vec4<u32>(0u), vec4<u32>(0u, 1u, 2u, 3u) >= vec4<u32>(n)); }
+
 fn pad(c: u32) { put(c, pad_of(unit_recipe)); }
 
 fn put(c: u32, field: u32) {
@@ -50,6 +52,7 @@ fn put(c: u32, field: u32) {
 
 fn store(v: u32) {
     let i = 4u * v;
+    if (i + 4u > params.elems) { words = first_of(words, params.elems - min(i, params.elems)); }
     if (CODE_BITS == 4u) {
         if (v % 2u == 0u) {
             held = words.x;

@@ -7,17 +7,12 @@
 //     pad(c)                  number c is no element: it fills up a row
 //     store(v)                the slots 4v .. 4v + 3 were visited, those that there are
 //     flush_slot(slot)        add what was gathered since open_unit to the workgroup's slot
-// Needs from the prelude: WORKGROUP, BLOCKS (blocks of 8 slots per invocation), MIN_RUN, ONCE.
+// Needs from the prelude: WORKGROUP, BLOCKS (blocks of 8 slots per invocation).
 // Most of a tensor is visited by visit_all, whose vectors stay in registers; visit takes what is left.
 //
 // The tensor is `[outer, units, inner]`; `inner` consecutive elements of one unit are a run. A dispatch covers one
 // chunk of the tensor, which may begin and end anywhere: params.wgsl says where. Where rows are padded, lie apart or
 // end with a short run, row_slots is not 0, and each slot is looked up by itself.
-
-// The most slots of a workgroup's tile; params.tile_elems are so many or less, a multiple of 8.
-const TILE_ELEMS = WORKGROUP * BLOCKS * 8u;
-// A tile of rows sees at most this many runs: two to a row of more than MIN_RUN, where the last run is short.
-const SLOTS = TILE_ELEMS / MIN_RUN * 2u + 3u;
 
 // Where a slot of the chunk stands: its unit, the number of its run, what is left of it, where its element is read,
 // and whether it has one.
@@ -68,6 +63,9 @@ fn place_in_row(i: u32) -> Place {
     let at = params.second_row_at + row * params.row_pitch + slot;
     return Place(around(params.first_unit + run), run, left, at, slot < params.row_elems);
 }
+
+// The unit that a slot of the workgroup's tile belongs to.
+fn unit_of_slot(tile: u32, slot: u32) -> u32 { return around(place(tile * params.tile_elems).unit + slot); }
 
 // The n-th unit, where the first follows the last. Their count is never 0; `max` shows it.
 fn around(n: u32) -> u32 { return n % max(params.units, 1u); }
@@ -132,7 +130,6 @@ fn several(v: u32, first_run: u32) {
     }
 }
 
-var<private> tile_unit: u32;    // once: the first unit of the tile
 var<private> row: u32;          // the slot of the open run
 var<private> row_left: u32;     // what is left of it
 

@@ -4,6 +4,4 @@
 
 fn prepare(tile: u32, lane: u32) {}
 
-fn traverse(tile: u32, lane: u32) { rows(tile, lane); }
-
 fn recipe_of(unit: u32) -> Recipe { return recipes[params.recipes_at + unit]; }

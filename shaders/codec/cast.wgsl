@@ -35,6 +35,8 @@ fn four_of(b: vec4<u32>) -> FourFields {
 
 fn words_of(four: FourFields, r: Recipe) -> vec2<u32> { return pack(four.fields); }
 
+fn open_values(r: Recipe) -> bool { return true; }
+
 fn values_of(four: FourFields, r: Recipe) -> vec4<u32> {
     return four_widened(four.fields);
 }
@@ -44,6 +46,6 @@ fn four_widened(f: vec4<u32>) -> vec4<u32> {
     return f << vec4<u32>(16u);
 }
 
-fn is_quick(s: u32, z: i32) -> bool { return true; }
+fn is_four(s: u32, z: i32) -> bool { return true; }
 
 fn unpacked_values(f: vec4<u32>, s: u32, z: i32) -> vec4<u32> { return four_widened(f); }

@@ -1,7 +1,7 @@
 // Codes that are whole numbers, with a scale and perhaps a zero point. A field is a code's stored bits.
 // Needs from the prelude: FIELD, the mask of a field.
 
-fn field_of(b: u32, r: Recipe) -> u32 { return (bitcast<u32>(encode(b, r)) + bitcast<u32>(r.z)) & FIELD; }
+fn field_of(b: u32, r: Recipe) -> u32 { return (bitcast<u32>(encode(b, r, CODE_BITS == 16u)) + bitcast<u32>(r.z)) & FIELD; }
 
 // What fills up a row.
 fn pad_of(r: Recipe) -> u32 { return bitcast<u32>(r.z) & FIELD; }
@@ -23,7 +23,7 @@ var<private> unit_quick: Quick;
 // Whether codes of the unit come by four.
 fn open_four(r: Recipe) -> bool {
     unit_quick = quick(r);
-    return r.factor != 0u;
+    return is_quick(r.s);
 }
 
 fn four_of(b: vec4<u32>) -> FourSteps {
@@ -35,6 +35,9 @@ fn words_of(four: FourSteps, r: Recipe) -> vec2<u32> {
     if (CODE_BITS == 16u) { return pack((signed_steps(four) + bitcast<u32>(r.z)) & vec4<u32>(FIELD)); }
     return vec2<u32>(pack_steps(four.steps, four.neg, r.z), 0u);
 }
+
+// Whether their values do.
+fn open_values(r: Recipe) -> bool { return CODE_BITS == 16u || is_direct(r.s); }
 
 fn values_of(four: FourSteps, r: Recipe) -> vec4<u32> {
     let q = signed_steps(four);
@@ -48,7 +51,7 @@ fn values_of(four: FourSteps, r: Recipe) -> vec4<u32> {
 fn signed_steps(four: FourSteps) -> vec4<u32> { return select(four.steps, vec4<u32>() - four.steps, four.neg); }
 
 // Whether codes with this scale and zero point are decoded by four.
-fn is_quick(s: u32, z: i32) -> bool {
+fn is_four(s: u32, z: i32) -> bool {
     return CODE_BITS < 16u && is_direct(s) && z >= params.qmin && z <= params.qmax;
 }
 

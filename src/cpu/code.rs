@@ -59,7 +59,7 @@ impl Coder {
         let recipe = exact::code::recipe(self.s.to_bits(), self.z, self.scheme.qmin(), self.scheme.qmax());
         let mut clipped = 0;
         for (code, v) in out.iter_mut().zip(x) {
-            *code = store(exact::code::encode(v.to_bits(), &recipe) + self.z);
+            *code = store(exact::code::encode(v.to_bits(), &recipe, self.scheme.code().bits() > 8) + self.z);
             clipped += u64::from(exact::code::is_clipped(v.to_bits(), &recipe));
         }
         clipped

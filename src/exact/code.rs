@@ -1,15 +1,15 @@
 //! From a value to its code and back, on bit patterns; twin of `shaders/exact/code.wgsl`, which holds the
 //! proof.
 
-use super::float::{INF, MAGNITUDE, mul_hi, mul_int, parts, shift_right_rne, sub, unsigned_abs};
+use super::float::{INF, MAGNITUDE, mul_hi, mul_int, sub, unsigned_abs};
 
 /// What a scale becomes before it meets elements.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Recipe {
     pub(crate) s: u32,
-    /// Guesses quotients; 0 where `narrow` and `wide` are not proven.
+    /// Guesses quotients.
     pub(crate) factor: u32,
-    /// The least magnitudes that are clipped.
+    /// The least magnitudes that are clipped, extended.
     pub(crate) clip_p: u32,
     pub(crate) clip_n: u32,
     /// The steps from the zero point to the last code, on either side.
@@ -39,77 +39,45 @@ pub(crate) fn significand(s: u32) -> u32 {
     (s & 0x007f_ffff) | 0x0080_0000
 }
 
-pub(crate) fn is_wide(cap_p: u32, cap_n: u32) -> bool {
-    cap_p + cap_n > 255
-}
-
 pub(crate) fn factor_of(ms: u32, is_wide: bool) -> u32 {
     if is_wide { (reciprocal(ms) >> 8) - 2 } else { u32::MAX / (ms >> 5) + 1 }
 }
 
-pub(crate) fn threshold(k: u32, ms: u32, es: i32) -> u32 {
+pub(crate) fn extended(a: u32) -> u32 {
+    if a >= 0x0080_0000 {
+        return a + 0x1000_0000;
+    }
+    let up = (a | 1).leading_zeros() - 8;
+    if a == 0 { 0 } else { ((32 - up) << 23) + (a << up) }
+}
+
+pub(crate) fn threshold(k: u32, s: u32) -> u32 {
+    let ms = significand(s);
     let n = 2 * k - 1;
     let j = 31 - n.leading_zeros();
     let factor = if k % 2 == 1 { (n << (24 - j)) + 1 } else { (n << (24 - j)) - 1 };
-    // tau = ms * factor * 2^e, truncated to 32 bits by dropping n bits below them: never exact.
     let hi = mul_hi(ms, factor);
     let lo = ms.wrapping_mul(factor);
     let drop = 32 - hi.leading_zeros();
     let m = (hi << (32 - drop)) | (lo >> drop);
-    let e = es - 25 + j.cast_signed() + drop.cast_signed();
-    // m has its top bit set: truncate to 24 bits, or to the subnormals' grid.
-    let quantum = (e + 8).max(-149);
-    let shift = (quantum - e).min(32);
-    let q = if shift >= 32 { 0 } else { m >> shift.cast_unsigned() };
-    let biased = quantum + 149;
-    if biased >= 254 {
-        return INF;
-    }
-    ((biased.cast_unsigned() << 23) + q + 1).min(INF)
+    (((s >> 23) + j + drop - 18) << 23) + (m >> 8) + 1
 }
 
 /// The recipe of scale `s` and zero point `z`, one of the codes `qmin ..= qmax`.
 pub(crate) fn recipe(s: u32, z: i32, qmin: i32, qmax: i32) -> Recipe {
-    let y = parts(s);
+    let y = extended(s);
     let cap_p = (qmax.cast_unsigned().wrapping_sub(z.cast_unsigned())).min(0xffff);
     let cap_n = (z.cast_unsigned().wrapping_sub(qmin.cast_unsigned())).min(0xffff);
-    let proven = ((2 << 23)..(238 << 23)).contains(&s);
-    Recipe {
-        s,
-        factor: if proven { factor_of(y.m, is_wide(cap_p, cap_n)) } else { 0 },
-        clip_p: threshold(cap_p + 1, y.m, y.e),
-        clip_n: threshold(cap_n + 1, y.m, y.e),
-        cap_p,
-        cap_n,
-        z,
-    }
+    let factor = factor_of(significand(y), cap_p + cap_n > 255);
+    let (clip_p, clip_n) = (threshold(cap_p + 1, y), threshold(cap_n + 1, y));
+    Recipe { s, factor, clip_p, clip_n, cap_p, cap_n, z }
 }
 
-pub(crate) fn quotient(a: u32, s: u32) -> u32 {
-    let (x, y) = (parts(a), parts(s));
-    let ge = x.m >= y.m;
-    let k = if ge { 23 } else { 24 };
-    let h = mul_hi(x.m << 8, reciprocal(y.m));
-    let mut q = h >> if ge { 8 } else { 7 };
-    let mut rest = (x.m << k).wrapping_sub(q.wrapping_mul(y.m));
-    let low = rest >= y.m;
-    rest -= if low { y.m } else { 0 };
-    q += u32::from(low);
-    q += u32::from((rest << 1) > y.m);
-    let e = x.e - y.e - k;
-    if a == 0 {
-        return 0;
-    }
-    if e >= 0 {
-        return 0x0080_0000;
-    }
-    shift_right_rne(q, (-e).min(25).cast_unsigned())
-}
-
-pub(crate) fn narrow(b: u32, r: &Recipe, neg: bool) -> u32 {
-    let ms = significand(r.s);
-    let c = above_base(b, r, neg);
-    let m = (c & 0x007f_ffff) | 0x0080_0000;
+pub(crate) fn narrow(b: u32, r: &Recipe) -> u32 {
+    let y = extended(r.s);
+    let ms = significand(y);
+    let c = above_base(b, r, y);
+    let m = significand(c);
     let sh = c >> 23;
     let guess = ((m >> (16 - sh)) * r.factor + (0x0020_0000 + r.factor + 128)) >> 22;
     let odd = 0u32.wrapping_sub(guess & 1);
@@ -117,11 +85,17 @@ pub(crate) fn narrow(b: u32, r: &Recipe, neg: bool) -> u32 {
     guess - (d >> 31)
 }
 
-pub(crate) fn above_base(b: u32, r: &Recipe, neg: bool) -> u32 {
-    let start = base(r.s) + 0x007f_ffff;
-    let t = ((b & MAGNITUDE).wrapping_add(0x007f_ffff)).cast_signed();
-    let clip = if neg { r.clip_n } else { r.clip_p };
-    (t.max(start.cast_signed()).cast_unsigned() - start).min(clip - 1 - base(r.s))
+pub(crate) fn above_base(b: u32, r: &Recipe, y: u32) -> u32 {
+    let a = b & MAGNITUDE;
+    let x = if a > INF {
+        0
+    } else if a == INF {
+        u32::MAX
+    } else {
+        extended(a)
+    };
+    let low = base(y);
+    (x.max(low) - low).min(if (b >> 31) == 1 { r.clip_n } else { r.clip_p } - 1 - low)
 }
 
 pub(crate) fn theta_of(c: u32, ms: u32) -> u32 {
@@ -129,10 +103,11 @@ pub(crate) fn theta_of(c: u32, ms: u32) -> u32 {
     ms >> ((ct - c) >> 23)
 }
 
-pub(crate) fn wide(b: u32, r: &Recipe, neg: bool) -> u32 {
-    let ms = significand(r.s);
-    let c = above_base(b, r, neg);
-    let m = (c & 0x007f_ffff) | 0x0080_0000;
+pub(crate) fn wide(b: u32, r: &Recipe) -> u32 {
+    let y = extended(r.s);
+    let ms = significand(y);
+    let c = above_base(b, r, y);
+    let m = significand(c);
     let sh = c >> 23;
     let product = m * (r.factor >> 16) + (((m >> 8) * (r.factor & 0xffff)) >> 8);
     let guess = ((product >> (31 - sh)) + 1) >> 1;
@@ -141,25 +116,9 @@ pub(crate) fn wide(b: u32, r: &Recipe, neg: bool) -> u32 {
 }
 
 /// The code of `b`, less the zero point.
-pub(crate) fn encode(b: u32, r: &Recipe) -> i32 {
-    let neg = (b >> 31) == 1;
-    let k = if r.factor == 0 {
-        let a = b & MAGNITUDE;
-        let cap = if neg { r.cap_n } else { r.cap_p };
-        let full = quotient(a, r.s).min(cap);
-        if a > INF {
-            0
-        } else if a == INF {
-            cap
-        } else {
-            full
-        }
-    } else if is_wide(r.cap_p, r.cap_n) {
-        wide(b, r, neg)
-    } else {
-        narrow(b, r, neg)
-    };
-    (if neg { 0u32.wrapping_sub(k) } else { k }).cast_signed()
+pub(crate) fn encode(b: u32, r: &Recipe, is_wide: bool) -> i32 {
+    let k = if is_wide { wide(b, r) } else { narrow(b, r) };
+    (if (b >> 31) == 1 { 0u32.wrapping_sub(k) } else { k }).cast_signed()
 }
 
 /// What `narrow` and `wide` need of a recipe.
@@ -175,9 +134,15 @@ pub(crate) struct Quick {
 }
 
 #[cfg(test)]
+pub(crate) fn is_quick(s: u32) -> bool {
+    s >= 2 << 23
+}
+
+#[cfg(test)]
 pub(crate) fn quick(r: &Recipe) -> Quick {
     let (low, ms) = (base(r.s), significand(r.s));
-    let (window_p, window_n) = (r.clip_p - 1 - low, r.clip_n - 1 - low);
+    let end = INF - 1 - low;
+    let [window_p, window_n] = [r.clip_p, r.clip_n].map(|clip| (clip - (low + 0x1000_0000 + 1)).min(end));
     Quick { low, factor: r.factor, window_p, window_n, middle: ms + 512, step: ms << 1 }
 }
 
@@ -228,7 +193,7 @@ pub(crate) fn four_wide_steps(b: [u32; 4], q: &Quick) -> Option<[i32; 4]> {
 
 pub(crate) fn is_clipped(b: u32, r: &Recipe) -> bool {
     let a = b & MAGNITUDE;
-    a >= (if (b >> 31) == 1 { r.clip_n } else { r.clip_p }) && a < INF
+    extended(a) >= (if (b >> 31) == 1 { r.clip_n } else { r.clip_p }) && a < INF
 }
 
 pub(crate) fn decode(q: i32, s: u32) -> u32 {
@@ -324,13 +289,11 @@ mod tests {
     }
 
     fn check(b: u32, r: &Recipe, codes: (i32, i32, i32)) {
-        let found = (encode(b, r), is_clipped(b, r));
+        let is_wide = codes.1 - codes.0 > 255;
+        let found = (encode(b, r, is_wide), is_clipped(b, r));
         assert_eq!(found, expected(b, r.s, codes), "x {b:#010x}, s {:#010x}, codes and zero point {codes:?}", r.s);
-        // The general form, where a cheaper one is taken too.
-        let general = encode(b, &Recipe { factor: 0, ..*r });
-        assert_eq!(general, found.0, "x {b:#010x}, s {:#010x}, {codes:?}", r.s);
-        if r.factor != 0 {
-            let four = if is_wide(r.cap_p, r.cap_n) { four_wide_steps } else { four_steps }([b; 4], &quick(r));
+        if is_quick(r.s) {
+            let four = if is_wide { four_wide_steps } else { four_steps }([b; 4], &quick(r));
             assert!(four.is_none_or(|four| four == [found.0; 4]), "x {b:#010x}, s {:#010x}, {codes:?}", r.s);
             assert!(four.is_none() || !found.1 && (b & MAGNITUDE) < INF, "x {b:#010x} is to be counted");
         }

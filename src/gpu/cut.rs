@@ -70,7 +70,6 @@ impl Gpu {
             _ => 1,
         };
         let chunk_slots = (chunk_slots / together).max(1) * together;
-        let (run_factor, run_shift) = if tile_elems > 0 { divider(saturate(slots.run_slots())) } else { (0, 0) };
         let params = |(i, chunk): (usize, &Chunk)| {
             let params = Params {
                 elems: saturate(chunk.slots.len()),
@@ -80,8 +79,6 @@ impl Gpu {
                 units: saturate(slabs[chunk.slab].len()),
                 counters: saturate(i * TALLIES),
                 tile_elems,
-                run_factor,
-                run_shift,
                 ..numbers
             };
             if slots.is_dense() {
@@ -117,7 +114,11 @@ impl Gpu {
             return None;
         }
         if units == 1 {
-            return Some(saturate(inner_elems.next_multiple_of(8)));
+            let whole = !kernel.writes_values() || inner_elems.is_multiple_of(4);
+            return whole.then(|| saturate(inner_elems.next_multiple_of(8)));
+        }
+        if !inner_elems.is_multiple_of(4) {
+            return None;
         }
         // A workgroup is busy with a long unit for long, while others of a device have nothing to do.
         if inner_elems > ONCE_LEAST_ELEMS as usize && units < FEW_UNITS {
@@ -133,13 +134,13 @@ impl Gpu {
     /// A dispatch that visits every slot of a chunk, as rows.
     pub(super) fn over_rows<B: Clone>(&self, program: Program, params: Params, buffers: &[(u32, &B)]) -> Dispatch<B> {
         let kernel = program.kernel;
-        let tile_elems = if kernel.is_once() {
-            params.tile_elems
-        } else {
-            fit_tile(kernel.tile_elems(self.tuning.workgroup), &params)
-        };
+        let most = kernel.tile_elems(self.tuning.workgroup);
+        let tile_elems = if kernel.is_once() { params.tile_elems } else { fit_tile(most, &params) };
         let params = Params { tile_elems, ..params };
-        Dispatch::new(program, params, buffers, u64::from(params.elems).div_ceil(tile_elems.into()))
+        let whole = !kernel.writes_values() || params.elems.is_multiple_of(4);
+        let fours = fours(&params).filter(|_| whole);
+        let workgroups = u64::from(params.elems).div_ceil(tile_elems.into());
+        Dispatch::new(program.fours(fours.is_some()), fours.unwrap_or(params), buffers, workgroups)
     }
 
     /// The same for a reduction per range unit: run by run or as columns where runs are short.
@@ -198,10 +199,26 @@ fn fit_tile(most: u32, params: &Params) -> u32 {
     if fits && params.first_left.is_multiple_of(tile) { tile } else { most }
 }
 
-/// What `place_in_tile` divides by `run` with.
-fn divider(run: u32) -> (u32, u32) {
-    let shift = 14 + run.next_power_of_two().trailing_zeros();
-    ((1u32 << shift).div_ceil(run), shift)
+/// The parameters of a chunk whose vectors of four slots lie in one run each, and are read as they lie; `None` where they
+/// do not, or units repeat.
+fn fours(params: &Params) -> Option<Params> {
+    let &Params { elems, first_unit, first_left, run, units, tile_elems, .. } = params;
+    if params.row_slots > 0 {
+        return None;
+    }
+    if first_left >= elems {
+        return Some(Params { run: u32::MAX, run_factor: 0, first_offset: 0, ..*params });
+    }
+    let first_offset = run.checked_sub(first_left).filter(|_| run < u32::MAX)?;
+    let runs = 1 + u64::from(elems - first_left).div_ceil(run.into());
+    let fits = u64::from(first_offset) + u64::from(elems) < 1 << 32;
+    if !fits || run % 4 > 0 || first_left % 4 > 0 || u64::from(first_unit) + runs > units.into() {
+        return None;
+    }
+    // A run that is as long as a tile needs no division.
+    let shift = 15 + run.next_power_of_two().trailing_zeros();
+    let (run_factor, run_shift) = if run >= tile_elems { (0, 0) } else { ((1u32 << shift).div_ceil(run), shift) };
+    Some(Params { run_factor, run_shift, first_offset, ..*params })
 }
 
 /// Whether a tensor's runs are so short that the loss takes passes of its own, unless it is quantized in one pass.

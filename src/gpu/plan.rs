@@ -263,7 +263,8 @@ impl Gpu {
         let elementwise = !is_ranges && !is_scales;
         let needs = Role::ALL.map(|role| match role {
             Role::Input => need(!is_scales, in_bytes, vector_bytes, false),
-            Role::Output => need(elementwise, out_bytes, 4, true),
+            // Values are written in vectors.
+            Role::Output => need(elementwise, out_bytes, if work.writes_values() { 16 } else { 4 }, true),
             Role::Scales => {
                 need(!is_ranges && (!scheme.is_cast() || has_loss), unit_bytes, 4, computes || scheme.is_cast())
             }

@@ -100,13 +100,21 @@ pub struct Program {
     pub input: ElemType,
     /// Whether its parameters are rows of a table, one per tensor of a batch.
     pub batched: bool,
+    /// Whether each vector of four slots lies in one run and is read as it lies.
+    pub fours: bool,
 }
 
 impl Program {
     /// A kernel composed for a scheme and an input.
     pub fn new(kernel: Kernel, scheme: Scheme, input: ElemType) -> Self {
         let codec = if kernel.sees_codes() { Codec::of(scheme) } else { Codec::ALL[0] };
-        Self { kernel, codec, input: if kernel.sees_input() { input } else { ElemType::F32 }, batched: false }
+        let input = if kernel.sees_input() { input } else { ElemType::F32 };
+        Self { kernel, codec, input, batched: false, fours: kernel.is_once() }
+    }
+
+    /// The same for chunks of vectors, if there is one.
+    pub(super) fn fours(self, fours: bool) -> Self {
+        Self { fours: self.kernel.is_once() || fours && self.kernel.takes_fours(), ..self }
     }
 
     /// The same for a batch of tensors.
@@ -128,9 +136,14 @@ impl Program {
                     continue;
                 }
                 for &input in if kernel.sees_input() { ElemType::ALL } else { &ElemType::ALL[..1] } {
-                    all.push(Self { kernel, codec, input, batched: false });
-                    if kernel.is_batched() {
-                        all.push(Self { kernel, codec, input, batched: true });
+                    for fours in [false, true] {
+                        if if fours { !kernel.takes_fours() } else { kernel.is_once() } {
+                            continue;
+                        }
+                        all.push(Self { kernel, codec, input, batched: false, fours });
+                        if kernel.is_batched() {
+                            all.push(Self { kernel, codec, input, batched: true, fours });
+                        }
                     }
                 }
             }
@@ -146,6 +159,9 @@ impl Program {
         }
         if self.kernel.sees_input() {
             write!(label, "+{}", self.input.name()).expect("writing to a string cannot fail");
+        }
+        if self.fours && !self.kernel.is_once() {
+            label.push_str("+fours");
         }
         if self.batched {
             label.push_str("+batch");
@@ -251,10 +267,12 @@ pub struct Params {
     pub stride: u32,
     /// Slots per workgroup.
     pub tile_elems: u32,
-    /// What a workgroup that quantizes in one pass divides by `run` with.
+    /// What divides by `run` within a tile of a chunk of vectors.
     pub run_factor: u32,
-    /// The bits that it drops then.
+    /// The bits that are dropped then.
     pub run_shift: u32,
+    /// The slots of the first run before such a chunk.
+    pub first_offset: u32,
     /// Where the chunk's counters begin.
     pub counters: u32,
     /// 1 when the scales are the caller's.
@@ -344,7 +362,7 @@ impl Params {
 pub(super) const MIN_RUN: u32 = 64;
 /// The most range units of a tile that is quantized in one pass.
 pub(super) const ONCE_UNITS: u32 = 128;
-/// The most slots of such a tile; `place_in_tile` is proven for so many.
+/// The most slots of such a tile; `unit_in_tile` is proven for twice as many.
 pub(super) const ONCE_ELEMS: u32 = 1 << 14;
 /// The slots that it has at least, where units are short.
 pub(super) const ONCE_LEAST_ELEMS: u32 = 1 << 12;
@@ -374,6 +392,9 @@ const ONE: &str = include_str!("../../shaders/one.wgsl");
 const BATCH: &str = include_str!("../../shaders/batch.wgsl");
 const UNIT: &str = include_str!("../../shaders/unit.wgsl");
 const TRAVERSE: &str = include_str!("../../shaders/traverse.wgsl");
+const FOURS: &str = include_str!("../../shaders/fours.wgsl");
+const ROWS: &str = include_str!("../../shaders/rows.wgsl");
+const VECTORS: &str = include_str!("../../shaders/vectors.wgsl");
 const COLUMNS: &str = include_str!("../../shaders/columns.wgsl");
 const PACK: &str = include_str!("../../shaders/pack.wgsl");
 const TALLY: &str = include_str!("../../shaders/tally.wgsl");
@@ -487,6 +508,25 @@ impl Kernel {
         !matches!(self, Self::Clear | Self::Observe | Self::Scale | Self::Dequantize)
     }
 
+    /// Whether there is a form of it for chunks of vectors.
+    fn takes_fours(self) -> bool {
+        self.is_once()
+            || matches!(
+                self,
+                Self::MinMax | Self::Quantize | Self::QuantizeLoss | Self::FakeQuantize | Self::Dequantize
+            )
+    }
+
+    /// Whether it writes values, which it does in whole vectors where it can.
+    pub(super) fn writes_values(self) -> bool {
+        matches!(self, Self::FakeQuantize | Self::FakeQuantizeOnce | Self::Dequantize)
+    }
+
+    /// Whether it reduces per range unit, so that it has another way with short runs.
+    fn reduces(self) -> bool {
+        matches!(self, Self::MinMax | Self::AbsError | Self::AbsErrorStore | Self::Loss)
+    }
+
     /// Whether it quantizes in one pass.
     pub(super) fn is_once(self) -> bool {
         matches!(self, Self::QuantizeOnce | Self::QuantizeOnceLoss | Self::FakeQuantizeOnce)
@@ -497,6 +537,8 @@ impl Kernel {
         match self {
             Self::MinMax => 8,
             _ if self.is_once() => (ONCE_ELEMS / 8 / workgroup).max(1),
+            // Where each costs the same, more of them share what a workgroup does once.
+            Self::Quantize | Self::FakeQuantize | Self::Dequantize => 4,
             _ => 2,
         }
     }
@@ -510,18 +552,18 @@ impl Kernel {
     fn fragments(self) -> &'static [&'static str] {
         match self {
             Self::Clear => &[include_str!("../../shaders/clear.wgsl")],
-            Self::MinMax => &[COLUMNS, include_str!("../../shaders/min_max.wgsl")],
+            Self::MinMax => &[include_str!("../../shaders/min_max.wgsl")],
             Self::Observe => &[OBSERVE, include_str!("../../shaders/observe.wgsl")],
             Self::Scale => &[UNIT, include_str!("../../shaders/scale.wgsl")],
             Self::Quantize => &[TALLY, TWICE, NO_LOSS, QUANTIZE],
             Self::QuantizeLoss => &[TALLY, TWICE, LOSS_SUMS, QUANTIZE],
             Self::QuantizeOnce => &[TALLY, UNIT, ONCE, NO_LOSS, QUANTIZE],
             Self::QuantizeOnceLoss => &[TALLY, UNIT, ONCE, LOSS_SUMS, QUANTIZE],
-            Self::FakeQuantize => &[TALLY, TWICE, VALUES, FAKE_QUANTIZE],
-            Self::FakeQuantizeOnce => &[TALLY, UNIT, ONCE, NO_LOSS, VALUES, FAKE_QUANTIZE],
-            Self::Dequantize => &[VALUES, include_str!("../../shaders/dequantize.wgsl")],
-            Self::AbsError | Self::AbsErrorStore => &[COLUMNS, ABS_ERROR],
-            Self::Loss => &[COLUMNS, TALLY, LOSS_SUMS, include_str!("../../shaders/loss.wgsl")],
+            Self::FakeQuantize => &[TALLY, TWICE, FAKE_QUANTIZE],
+            Self::FakeQuantizeOnce => &[TALLY, UNIT, ONCE, NO_LOSS, FAKE_QUANTIZE],
+            Self::Dequantize => &[include_str!("../../shaders/dequantize.wgsl")],
+            Self::AbsError | Self::AbsErrorStore => &[ABS_ERROR],
+            Self::Loss => &[TALLY, LOSS_SUMS, include_str!("../../shaders/loss.wgsl")],
         }
     }
 }
@@ -543,14 +585,15 @@ fn input_fragment(input: ElemType) -> &'static str {
 
 /// The WGSL text of a program, as the device gets it.
 pub fn shader_source(program: Program, workgroup: u32) -> String {
-    let Program { kernel, codec, input, batched } = program;
+    let Program { kernel, codec, input, batched, fours } = program;
     let mut text = String::new();
     let mut define = |name: &str, value: &dyn std::fmt::Display, suffix: &str| {
         writeln!(text, "const {name} = {value}{suffix};").expect("writing to a string cannot fail");
     };
     define("WORKGROUP", &workgroup, "u");
     define("BLOCKS", &kernel.blocks(workgroup), "u");
-    define("MIN_RUN", &MIN_RUN, "u");
+    // A tile of rows sees at most this many runs: two to a row of more than MIN_RUN, where the last run is short.
+    define("SLOTS", &(8 * kernel.blocks(workgroup) * workgroup / MIN_RUN * 2 + 3), "u");
     define("ONCE", &kernel.is_once(), "");
     define("ONCE_UNITS", &ONCE_UNITS, "u");
     define("CODE_BITS", &codec.bits(), "u");
@@ -580,7 +623,14 @@ pub fn shader_source(program: Program, workgroup: u32) -> String {
         fragments.push(SCALE);
     }
     if !matches!(kernel, Kernel::Clear | Kernel::Observe | Kernel::Scale) {
-        fragments.push(TRAVERSE);
+        fragments.extend(match (fours, kernel.reduces()) {
+            (true, _) => &[FOURS][..],
+            (false, true) => &[TRAVERSE, COLUMNS],
+            (false, false) => &[TRAVERSE, ROWS],
+        });
+    }
+    if kernel.writes_values() {
+        fragments.push(if fours { VECTORS } else { VALUES });
     }
     if kernel.sees_codes() {
         fragments.extend([GRID, PACK]);

@@ -26,6 +26,12 @@ pub(super) enum Work {
     Scales,
 }
 
+impl Work {
+    pub(super) fn writes_values(self) -> bool {
+        matches!(self, Self::Dequantize | Self::FakeQuantize)
+    }
+}
+
 /// Where scales and zero points come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Source {
@@ -187,7 +193,12 @@ impl Gpu {
         let slots = request.slots();
         let dequantizes = work == Work::Dequantize;
         let elem_bytes = if dequantizes { 4 } else { elem_type.bytes() };
-        let borders: Vec<usize> = borders_elems.iter().map(|&elem| slots.of(elem)).collect();
+        let mut borders: Vec<usize> = borders_elems.iter().map(|&elem| slots.of(elem)).collect();
+        // Values are written in whole vectors, and what is left by itself.
+        let all = slots.count();
+        if work.writes_values() && !all.is_multiple_of(4) && all > 8 && slots.is_dense() {
+            borders.push(all & !7);
+        }
         let with_loss = spec.loss != LossDetail::None && matches!(work, Work::Quantize | Work::Loss);
         let is_given = source != Source::Tensor && !scheme.is_cast();
         let fake = work == Work::FakeQuantize;

@@ -203,14 +203,14 @@ pub(super) fn ranges() -> Case {
     // Beside the pair, what a range must pass over.
     let others = [0x7fc0_0000, INF, SIGN | INF, 0xffff_ffff];
     let units = pairs.len();
-    let bits = pairs.into_iter().enumerate().flat_map(|(i, [a, b])| [a, others[i % 4], b]).collect();
-    Case::new("pairs of range ends", bits, &[units, 3], Granularity::Channel(0))
+    let bits = pairs.into_iter().enumerate().flat_map(|(i, [a, b])| [a, others[i % 4], b, others[i / 4 % 4]]).collect();
+    Case::new("pairs of range ends", bits, &[units, 4], Granularity::Channel(0))
 }
 
 /// Lengths around vectors, tiles and runs, with the extremes and the odd values at the borders.
 pub(super) fn borders(workgroup: u32) -> Vec<Case> {
     let mut rng = Rng::new(SEED + 3);
-    let (tile, range_tile) = (workgroup as usize * 16, workgroup as usize * 64);
+    let (tile, range_tile) = (workgroup as usize * 32, workgroup as usize * 64);
     let mut cases = vec![];
     let mut push = |shape: &[usize], granularity| {
         let n: usize = shape.iter().product();
@@ -230,7 +230,7 @@ pub(super) fn borders(workgroup: u32) -> Vec<Case> {
     {
         push(&[n], Granularity::Tensor);
     }
-    for run in [1, 2, 3, 31, 63, 64, 65, 127, 1001] {
+    for run in [1, 2, 3, 4, 31, 32, 63, 64, 65, 127, 128, 1001, 1004] {
         push(&[3, 37, run], Granularity::Channel(1));
         push(&[4 * tile / run + 1, run], Granularity::Channel(0));
     }

@@ -162,12 +162,13 @@ fn passes(gpu: &Gpu) {
     let two = |kernels: Option<Vec<Kernel>>| {
         kernels.is_none_or(|kernels| kernels == [Kernel::MinMax, Kernel::Scale, Kernel::Quantize])
     };
-    // At most 16384 elements of whole words of codes, eight units of an odd size; and if long, enough units.
+    // At most 16384 elements of whole vectors and words of codes; and if long, enough units.
     for (shape, fits) in [
-        ([70, 1], true),
+        ([70, 1], false),
+        ([70, 4], true),
         ([70, 32], true),
-        ([3, 2047], true),
-        ([3, 2049], false),
+        ([3, 2046], false),
+        ([3, 2052], true),
         ([3, 4096], true),
         ([3, 4104], false),
         ([64, 4104], true),

@@ -91,6 +91,7 @@ fn the_uniform_and_the_recipe_are_laid_out_as_in_rust() {
         ("tile_elems", offset_of!(Params, tile_elems)),
         ("run_factor", offset_of!(Params, run_factor)),
         ("run_shift", offset_of!(Params, run_shift)),
+        ("first_offset", offset_of!(Params, first_offset)),
         ("counters", offset_of!(Params, counters)),
         ("given", offset_of!(Params, given)),
         ("with_loss", offset_of!(Params, with_loss)),

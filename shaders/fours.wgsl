@@ -1,0 +1,69 @@
+// The traversal of most tensors: each vector of four slots lies in one run and is read as it lies, and no unit repeats in the
+// chunk. Hooks are those of traverse.wgsl; of them it takes open_unit, load, visit_all, store, flush_slot, and
+//     blank(n)    of what was loaded, what comes after the n-th is no element, and changes nothing
+// A loop for each kind of tile, and no branch within one: see traverse.wgsl.
+
+var<private> tile_unit: u32;    // the first unit of the tile
+var<private> in_run: u32;       // where the tile begins within that unit
+var<private> row: u32;          // the open unit, counted within the tile
+
+fn traverse(tile: u32, lane: u32) {
+    let start = tile * params.tile_elems;
+    if (start >= params.elems) { return; }
+    let end = min(start + params.tile_elems, params.elems);
+    begin_tile(start);
+    let whole = in_run + (end - start) <= params.run;
+    row = 0u;
+    open_unit(tile_unit);
+    for (var k = select(2u * BLOCKS, 0u, whole); k < 2u * BLOCKS; k++) {
+        let v = vector_of(start, lane, k);
+        // The second half of a block is stored with the first, be there any of it or not.
+        if (4u * (v & ~1u) >= end) { break; }
+        four(v, end);
+    }
+    for (var k = select(2u * BLOCKS, 0u, !whole); k < 2u * BLOCKS; k++) {
+        let v = vector_of(start, lane, k);
+        if (4u * (v & ~1u) >= end) { break; }
+        let unit = min(unit_in_tile(4u * v - start), unit_in_tile(end - 1u - start));
+        if (unit != row) {
+            flush_slot(row);
+            row = unit;
+            open_unit(tile_unit + unit);
+        }
+        four(v, end);
+    }
+    flush_slot(row);
+}
+
+fn four(v: u32, end: u32) {
+    load(v);
+    if (4u * v + 4u > end) { blank(end - min(4u * v, end)); }
+    visit_all();
+    store(v);
+}
+
+fn begin_tile(start: u32) {
+    let run = max(params.run, 1u);      // never 0; `max` shows it
+    let at = start + params.first_offset;
+    let r = at / run;
+    tile_unit = params.first_unit + r;
+    in_run = at - r * run;
+}
+
+// The unit of a tile's slot, counted within the tile. Where run_factor is 0, a run is as long as a tile. Else with i = in_run +
+// slot below 2^15 and f = ceil(2^n / run), i * f / 2^n exceeds i / run by less than i / 2^n, which n = 15 + ceil(log2 run) keeps
+// below 1 / run: the whole part is the quotient's. Nothing overflows: f is at most 2^16 + 1.
+fn unit_in_tile(slot: u32) -> u32 {
+    let i = in_run + slot;
+    let second = select(0u, 1u, i >= params.run);
+    return select((i * params.run_factor) >> (params.run_shift & 31u), second, params.run_factor == 0u);
+}
+
+// An invocation's k-th vector of four slots; two make a block.
+fn vector_of(start: u32, lane: u32, k: u32) -> u32 { return start / 4u + 2u * ((k / 2u) * WORKGROUP + lane) + k % 2u; }
+
+// The unit that a slot of the workgroup's tile belongs to.
+fn unit_of_slot(tile: u32, slot: u32) -> u32 {
+    begin_tile(tile * params.tile_elems);
+    return tile_unit + slot;
+}
