@@ -161,6 +161,23 @@ impl Quantized {
         Ok(Self { scheme, granularity, shape, codes, scales, zero_points })
     }
 
+    /// The same of parts that are known to fit.
+    pub(crate) fn computed(
+        scheme: Scheme,
+        granularity: Granularity,
+        shape: Vec<usize>,
+        codes: Vec<u8>,
+        scales: Vec<f32>,
+        zero_points: Vec<i32>,
+    ) -> Self {
+        Self { scheme, granularity, shape, codes, scales, zero_points }
+    }
+
+    /// Codes, scales and zero points.
+    pub(crate) fn into_parts(self) -> (Vec<u8>, Vec<f32>, Vec<i32>) {
+        (self.codes, self.scales, self.zero_points)
+    }
+
     /// The scheme.
     pub fn scheme(&self) -> Scheme {
         self.scheme
@@ -215,40 +232,6 @@ impl Quantized {
     /// ```
     pub fn code_values(&self) -> Vec<i32> {
         (0..self.elems()).map(|i| self.code(i)).collect()
-    }
-
-    /// The codes from element `start` on, each less `z`; of a cast the bit patterns.
-    pub(crate) fn read_steps(&self, start: usize, z: i32, out: &mut [i32]) {
-        let value = |field: u32| field_value(field, self.scheme) - z;
-        match self.scheme.code().bits() {
-            4 => {
-                let row = self.shape.last().copied().unwrap_or(1);
-                let (mut at, mut column) = (start / row * row_bytes(row, self.scheme.code()), start % row);
-                for q in out {
-                    *q = value(u32::from(self.codes[at + column / 2]) >> (4 * (column % 2)) & 0xf);
-                    column += 1;
-                    if column == row {
-                        (at, column) = (at + row.div_ceil(2), 0);
-                    }
-                }
-            }
-            8 if self.scheme.code().is_signed() => {
-                for (q, &byte) in out.iter_mut().zip(&self.codes[start..]) {
-                    *q = i32::from(byte.cast_signed()) - z;
-                }
-            }
-            8 => {
-                for (q, &byte) in out.iter_mut().zip(&self.codes[start..]) {
-                    *q = i32::from(byte) - z;
-                }
-            }
-            _ => {
-                let (pairs, _) = self.codes[2 * start..].as_chunks::<2>();
-                for (q, &pair) in out.iter_mut().zip(pairs) {
-                    *q = value(u16::from_le_bytes(pair).into());
-                }
-            }
-        }
     }
 
     /// One scale per range unit; none of a cast.
@@ -325,6 +308,19 @@ pub struct Counts {
     pub inf_elems: u64,
 }
 
+impl Counts {
+    pub(crate) fn new(clipped_elems: u32, nan_elems: u32, inf_elems: u32) -> Self {
+        Self { clipped_elems: clipped_elems.into(), nan_elems: nan_elems.into(), inf_elems: inf_elems.into() }
+    }
+
+    /// Adds those of other elements.
+    pub(crate) fn merge(&mut self, other: Self) {
+        self.clipped_elems += other.clipped_elems;
+        self.nan_elems += other.nan_elems;
+        self.inf_elems += other.inf_elems;
+    }
+}
+
 /// What quantizing a tensor gives.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -338,6 +334,13 @@ pub struct QuantizeOutput {
 }
 
 impl QuantizeOutput {
+    /// Of an empty tensor.
+    pub(crate) fn empty() -> Self {
+        let (scheme, granularity) = (Scheme::BF16, Granularity::Tensor);
+        let tensor = Quantized::computed(scheme, granularity, vec![0], vec![], vec![], vec![]);
+        Self { tensor, counts: Counts::default(), loss: None }
+    }
+
     pub(crate) fn new(tensor: Quantized, counts: Counts, loss: Option<Loss>) -> Self {
         Self { tensor, counts, loss }
     }
@@ -358,6 +361,11 @@ pub struct FakeQuantizeOutput {
 }
 
 impl FakeQuantizeOutput {
+    /// Of an empty tensor.
+    pub(crate) fn empty() -> Self {
+        Self::new(vec![], vec![], vec![], Counts::default())
+    }
+
     pub(crate) fn new(values: Vec<f32>, scales: Vec<f32>, zero_points: Vec<i32>, counts: Counts) -> Self {
         Self { values, scales, zero_points, counts }
     }

@@ -209,6 +209,11 @@ impl<'a> Tensor<'a> {
     /// # Panics
     /// When the tensor ends before `out` does.
     pub fn read(&self, start: usize, out: &mut [f32]) {
+        self.read_with(start, out, |bytes, out| crate::exact::widen::read(self.elem_type, bytes, out));
+    }
+
+    /// [`read`](Self::read) with another way to turn bytes into values.
+    pub(crate) fn read_with(&self, start: usize, out: &mut [f32], read: impl Fn(&[u8], &mut [f32])) {
         let mut i = start;
         let mut rest = out;
         while !rest.is_empty() {
@@ -216,7 +221,7 @@ impl<'a> Tensor<'a> {
             let run = if self.is_dense() { rest.len() } else { rest.len().min(self.row_elems - column) };
             let at = (row * self.row_pitch_elems + column) * self.elem_type.bytes();
             let (now, later) = rest.split_at_mut(run);
-            crate::exact::widen::read(self.elem_type, &self.bytes[at..at + run * self.elem_type.bytes()], now);
+            read(&self.bytes[at..at + run * self.elem_type.bytes()], now);
             (i, rest) = (i + run, later);
         }
     }

@@ -1,9 +1,13 @@
 //! From values to codes and back, of elements that share a scale; twin of `shaders/exact/code.wgsl`.
 
 use super::fold::Run;
+use super::nibble;
+use super::simd::{self, Kernel, Map};
 use crate::exact::{self, narrow, widen};
-use crate::quantized::Quantized;
+use crate::quantized::{Counts, Quantized};
+use crate::range::Range as Ends;
 use crate::scheme::{CodeType, Scheme};
+use std::ops::Range;
 
 /// How the elements of a run become codes and values again.
 #[derive(Clone, Copy)]
@@ -18,6 +22,116 @@ pub(super) struct Coder {
     pub(super) ieee: bool,
 }
 
+/// What a value becomes: a code's bits, or, where there and back is one stage, the code's value.
+pub(super) trait Made: Copy + Send {
+    /// From the sum of [`WHOLE`] and the steps from the zero point, the scale and the zero point.
+    fn from_sum(scheme: Scheme) -> impl Fn(f32, f32, i32) -> Self;
+    /// From the steps, in every float environment.
+    fn from_step(coder: &Coder) -> impl Fn(i32) -> Self;
+    /// From a cast's bits.
+    fn from_half(coder: &Coder) -> impl Fn(u32) -> Self;
+}
+
+/// The bits of a code in an item of its own, above them zeros.
+pub(super) trait Field: Copy + Send + Sync {
+    fn of(bits: u32) -> Self;
+    fn bits(self) -> u32;
+    /// The codes of these elements.
+    fn read<'a>(q: &'a Quantized, elems: Range<usize>, buffer: &'a mut Vec<Self>) -> &'a [Self];
+}
+
+impl Field for u8 {
+    #[inline(always)]
+    fn of(bits: u32) -> Self {
+        bits as u8
+    }
+
+    #[inline(always)]
+    fn bits(self) -> u32 {
+        self.into()
+    }
+
+    fn read<'a>(q: &'a Quantized, elems: Range<usize>, buffer: &'a mut Vec<Self>) -> &'a [Self] {
+        if q.scheme().code().bits() == 8 {
+            return &q.codes()[elems];
+        }
+        buffer.resize(elems.len(), 0);
+        nibble::unpack(q, elems, buffer);
+        buffer
+    }
+}
+
+impl Field for [u8; 2] {
+    #[inline(always)]
+    fn of(bits: u32) -> Self {
+        (bits as u16).to_le_bytes()
+    }
+
+    #[inline(always)]
+    fn bits(self) -> u32 {
+        u16::from_le_bytes(self).into()
+    }
+
+    fn read<'a>(q: &'a Quantized, elems: Range<usize>, _: &'a mut Vec<Self>) -> &'a [Self] {
+        &q.codes().as_chunks().0[elems]
+    }
+}
+
+impl<T: Field> Made for T {
+    #[inline(always)]
+    fn from_sum(scheme: Scheme) -> impl Fn(f32, f32, i32) -> Self {
+        let mask = mask(scheme);
+        // The sum's low bits are the steps.
+        move |sum, _, z| Self::of(sum.to_bits().wrapping_add(z.cast_unsigned()) & mask)
+    }
+
+    fn from_step(coder: &Coder) -> impl Fn(i32) -> Self {
+        let (z, mask) = (coder.z, mask(coder.scheme));
+        move |step| Self::of((step + z).cast_unsigned() & mask)
+    }
+
+    #[inline(always)]
+    fn from_half(_: &Coder) -> impl Fn(u32) -> Self {
+        Self::of
+    }
+}
+
+impl Made for f32 {
+    #[inline(always)]
+    fn from_sum(_: Scheme) -> impl Fn(f32, f32, i32) -> Self {
+        |sum, s, _| (sum - WHOLE) * s
+    }
+
+    fn from_step(coder: &Coder) -> impl Fn(i32) -> Self {
+        let s = coder.s.to_bits();
+        move |step| Self::from_bits(exact::code::decode(step, s))
+    }
+
+    #[inline(always)]
+    fn from_half(coder: &Coder) -> impl Fn(u32) -> Self {
+        let widen = if coder.scheme.code() == CodeType::F16 { widen::from_f16 } else { widen::from_bf16 };
+        move |half| Self::from_bits(widen(half))
+    }
+}
+
+/// The bits that a code has.
+fn mask(scheme: Scheme) -> u32 {
+    (1 << scheme.code().bits()) - 1
+}
+
+/// The least and the most quotient that is not clipped: half a step beyond the last codes, or the float before, since
+/// ties go to the even step.
+#[inline(always)]
+pub(super) fn quotients(scheme: Scheme, z: i32) -> (f32, f32) {
+    let end = |code: i32, half: f32| {
+        let step = code - z;
+        // Below 2^17, so that the sum is exact; of at least 1/2, so that the float before has the same sign.
+        let tie = step as f32 + half;
+        f32::from_bits(tie.to_bits() - (step & 1).cast_unsigned())
+    };
+    (end(scheme.qmin(), -0.5), end(scheme.qmax(), 0.5))
+}
+
 impl Coder {
     /// How the codes of a run become values.
     pub(super) fn of(q: &Quantized, run: &Run) -> Self {
@@ -25,86 +139,179 @@ impl Coder {
         Self { scheme: q.scheme(), saturate: false, s, z: q.zero_point(run.unit), ieee: run.ieee }
     }
 
-    /// Stores the code of every value; returns the number of clipped ones.
-    pub(super) fn encode<T>(&self, x: &[f32], out: &mut [T], store: impl Fn(i32) -> T) -> u64 {
+    /// Whether no value of this range is clipped: quotients grow with the value, so that the ends speak for all.
+    pub(super) fn holds(&self, range: Ends) -> bool {
+        let (first, last) = quotients(self.scheme, self.z);
+        self.ieee && first <= range.lo / self.s && range.hi / self.s <= last
+    }
+
+    /// Makes something of every value. `ordinary` are values that are finite and not clipped, as is known.
+    pub(super) fn encode<T: Made>(&self, x: &[f32], ordinary: bool, out: &mut [T]) -> Counts {
+        let made = T::from_half(self);
         match self.scheme.code() {
-            CodeType::F16 => self.cast(x, 0x7c00, |b| narrow::to_f16(b, false), out, store),
-            CodeType::Bf16 => self.cast(x, 0x7f80, narrow::to_bf16, out, store),
-            _ if self.ieee => self.plain(x, out, store),
-            _ => self.exact(x, out, store),
+            // No Rust float is narrower than f32, so that a cast is whole numbers in every float environment.
+            CodeType::F16 => {
+                let (narrow, saturate) = (|b| narrow::to_f16(b, false), self.saturate.into());
+                simd::run(Cast { x, inf: 0x7c00, saturate, narrow, made, out })
+            }
+            CodeType::Bf16 => simd::run(Cast { x, inf: 0x7f80, saturate: 0, narrow: narrow::to_bf16, made, out }),
+            _ if !self.ieee => self.exact(x, out),
+            _ if ordinary => {
+                let (s, z, made) = (self.s, self.z, T::from_sum(self.scheme));
+                simd::run(Map { from: x, to: out, f: |v| made(v / s + WHOLE, s, z) });
+                Counts::default()
+            }
+            _ => {
+                let (s, z, made) = (self.s, self.z, T::from_sum(self.scheme));
+                let ends = quotients(self.scheme, self.z);
+                simd::run(Careful { x, s, ends, made: |sum| made(sum, s, z), out })
+            }
         }
     }
 
-    fn plain<T>(&self, x: &[f32], out: &mut [T], store: impl Fn(i32) -> T) -> u64 {
-        let (s, z) = (self.s, self.z);
-        // The steps from the zero point to the last codes, whole numbers below 2^16.
-        let (least, most) = ((self.scheme.qmin() - z) as f32, (self.scheme.qmax() - z) as f32);
-        // A run is no longer than a task; 32 bits keep the loop's lanes alike.
-        let mut clipped = 0u32;
-        for (code, &v) in out.iter_mut().zip(x) {
-            let y = v / s;
-            // Beyond the codes one value is as good as another; a NaN stays.
-            let near = y.clamp(-65536.0, 65536.0);
-            let whole = (near + WHOLE) - WHOLE;
-            let finite = v.abs() < f32::INFINITY;
-            clipped += u32::from(finite & ((whole < least) | (whole > most)));
-            let q = if v.is_nan() { 0.0 } else { whole.clamp(least, most) };
-            // The sum's low bits are the number.
-            *code = store((q + WHOLE).to_bits().wrapping_sub(WHOLE.to_bits()).cast_signed() + z);
-        }
-        clipped.into()
-    }
-
-    fn exact<T>(&self, x: &[f32], out: &mut [T], store: impl Fn(i32) -> T) -> u64 {
+    fn exact<T: Made>(&self, x: &[f32], out: &mut [T]) -> Counts {
         let recipe = exact::code::recipe(self.s.to_bits(), self.z, self.scheme.qmin(), self.scheme.qmax());
-        let mut clipped = 0;
-        for (code, v) in out.iter_mut().zip(x) {
-            *code = store(exact::code::encode(v.to_bits(), &recipe, self.scheme.code().bits() > 8) + self.z);
-            clipped += u64::from(exact::code::is_clipped(v.to_bits(), &recipe));
+        let made = T::from_step(self);
+        let mut counts = Counts::default();
+        for (out, v) in out.iter_mut().zip(x) {
+            *out = made(exact::code::encode(v.to_bits(), &recipe, self.scheme.code().bits() > 8));
+            counts.clipped_elems += u64::from(exact::code::is_clipped(v.to_bits(), &recipe));
+            counts.nan_elems += u64::from(is_nan(*v));
+            counts.inf_elems += u64::from(is_infinite(*v));
         }
-        clipped
+        counts
     }
 
-    /// No Rust float is narrower than f32, so that a cast is whole numbers in every float environment.
-    fn cast<T>(
-        &self,
-        x: &[f32],
-        inf: u32,
-        narrow: impl Fn(u32) -> u32,
-        out: &mut [T],
-        store: impl Fn(i32) -> T,
-    ) -> u64 {
-        let mut clipped = 0u32;
-        for (code, v) in out.iter_mut().zip(x) {
-            let half = narrow(v.to_bits());
-            let infinite = half & 0x7fff == inf;
-            clipped += u32::from(infinite & is_finite(*v));
-            // The pattern below infinity is the largest finite value.
-            *code = store((half - u32::from(infinite & self.saturate)).cast_signed());
-        }
-        clipped.into()
+    /// The steps from the zero point that a code's bits stand for; of a cast the bits.
+    #[inline(always)]
+    pub(super) fn steps(&self) -> impl Fn(u32) -> i32 {
+        let sign: u32 = if self.scheme.code().is_signed() { 1 << (self.scheme.code().bits() - 1) } else { 0 };
+        let least = sign.cast_signed() + self.z;
+        move |bits| (bits ^ sign).cast_signed() - least
     }
 
-    /// `x'` of codes, each less the zero point.
-    pub(super) fn decode(&self, steps: &[i32], out: &mut [f32]) {
-        let all = out.iter_mut().zip(steps);
+    /// `x'` of codes.
+    pub(super) fn decode<T: Field>(&self, codes: &[T], out: &mut [f32]) {
+        let (s, steps) = (self.s, self.steps());
         match self.scheme.code() {
-            CodeType::F16 => all.for_each(|(x, &c)| *x = f32::from_bits(widen::from_f16(c.cast_unsigned()))),
-            CodeType::Bf16 => all.for_each(|(x, &c)| *x = f32::from_bits(widen::from_bf16(c.cast_unsigned()))),
+            CodeType::F16 if self.ieee => simd::run(Map { from: codes, to: out, f: |c: T| widen_f16(c.bits()) }),
+            CodeType::F16 => {
+                out.iter_mut().zip(codes).for_each(|(x, c)| *x = f32::from_bits(widen::from_f16(c.bits())))
+            }
+            CodeType::Bf16 => {
+                simd::run(Map { from: codes, to: out, f: |c: T| f32::from_bits(widen::from_bf16(c.bits())) });
+            }
             // A difference of codes has at most 17 bits, so that the float is the number.
-            _ if self.ieee => all.for_each(|(x, &c)| *x = c as f32 * self.s),
-            _ => all.for_each(|(x, &c)| *x = f32::from_bits(exact::code::decode(c, self.s.to_bits()))),
+            _ if self.ieee => simd::run(Map { from: codes, to: out, f: |c: T| steps(c.bits()) as f32 * s }),
+            _ => out
+                .iter_mut()
+                .zip(codes)
+                .for_each(|(x, c)| *x = f32::from_bits(exact::code::decode(steps(c.bits()), s.to_bits()))),
         }
     }
 }
 
-/// Adding and subtracting it rounds a magnitude below 2^22 to a whole number, ties to even: above 2^23 the
-/// floats are the whole numbers. It is `round_ties_even` in a form that every vector unit has.
-const WHOLE: f32 = 12_582_912.0;
+/// Adding it rounds a magnitude below 2^22 to a whole number, ties to even: above 2^23 the floats are the whole numbers.
+/// It is `round_ties_even` in a form that every vector unit has.
+pub(super) const WHOLE: f32 = 12_582_912.0;
+
+/// [`widen::from_f16`] by one exact product, in a form that every vector unit has.
+#[inline(always)]
+pub(super) fn widen_f16(half: u32) -> f32 {
+    // Of the pattern's exponent the product makes that of the value: 15 becomes 127. It is exact for subnormals too.
+    let magnitude = f32::from_bits((half & 0x7fff) << 13) * f32::from_bits((254 - 15) << 23);
+    let endless = if half & 0x7c00 == 0x7c00 { 0x7f80_0000 } else { 0 };
+    f32::from_bits(magnitude.to_bits() | endless | (half & 0x8000) << 16)
+}
 
 /// On bits: true in every float environment.
 pub(super) fn is_finite(v: f32) -> bool {
     v.to_bits() & 0x7fff_ffff < 0x7f80_0000
+}
+
+/// On bits.
+#[inline(always)]
+pub(super) fn is_infinite(v: f32) -> bool {
+    v.to_bits() & 0x7fff_ffff == 0x7f80_0000
+}
+
+/// On bits.
+#[inline(always)]
+pub(super) fn is_nan(v: f32) -> bool {
+    v.to_bits() & 0x7fff_ffff > 0x7f80_0000
+}
+
+/// Quotients of any values.
+struct Careful<'a, T, M> {
+    x: &'a [f32],
+    s: f32,
+    /// The least and the most that is not clipped.
+    ends: (f32, f32),
+    made: M,
+    out: &'a mut [T],
+}
+
+impl<T, M: Fn(f32) -> T> Kernel for Careful<'_, T, M> {
+    type Output = Counts;
+
+    #[inline(always)]
+    fn run(self) -> Counts {
+        let Self { x, s, ends: (first, last), made, out } = self;
+        let mut counts = Counts::default();
+        // 32 bits keep the loop's lanes alike.
+        for (x, out) in x.chunks(1 << 30).zip(out.chunks_mut(1 << 30)) {
+            let (mut nan, mut inf, mut clipped) = (0u32, 0u32, 0u32);
+            for (out, &v) in out.iter_mut().zip(x) {
+                nan += u32::from(v.is_nan());
+                inf += u32::from(v.abs() == f32::INFINITY);
+                let y = if v.is_nan() { 0.0 } else { v / s };
+                // In this form a comparison is an instruction of its own.
+                let held = if y > first { y } else { first };
+                let held = if held < last { held } else { last };
+                clipped += u32::from(held != y);
+                *out = made(held + WHOLE);
+            }
+            // Every infinity is beyond the codes.
+            counts.merge(Counts::new(clipped - inf, nan, inf));
+        }
+        counts
+    }
+}
+
+/// Casts to a narrower float.
+struct Cast<'a, T, N, M> {
+    x: &'a [f32],
+    /// Infinity's bits.
+    inf: u32,
+    /// What is taken off infinity's bits.
+    saturate: u32,
+    narrow: N,
+    made: M,
+    out: &'a mut [T],
+}
+
+impl<T, N: Fn(u32) -> u32, M: Fn(u32) -> T> Kernel for Cast<'_, T, N, M> {
+    type Output = Counts;
+
+    #[inline(always)]
+    fn run(self) -> Counts {
+        let Self { x, inf, saturate, narrow, made, out } = self;
+        let mut counts = Counts::default();
+        for (x, out) in x.chunks(1 << 30).zip(out.chunks_mut(1 << 30)) {
+            let (mut nan, mut infinite, mut beyond) = (0u32, 0u32, 0u32);
+            for (out, &v) in out.iter_mut().zip(x) {
+                nan += u32::from(is_nan(v));
+                infinite += u32::from(is_infinite(v));
+                let half = narrow(v.to_bits());
+                let is_inf = u32::from(half & 0x7fff == inf);
+                beyond += is_inf;
+                // The pattern below infinity is the largest finite value.
+                *out = made(half - (is_inf & saturate));
+            }
+            counts.merge(Counts::new(beyond - infinite, nan, infinite));
+        }
+        counts
+    }
 }
 
 #[cfg(test)]
@@ -114,15 +321,19 @@ mod tests {
 
     /// The codes, and how many were clipped.
     fn encode(coder: Coder, x: &[f32]) -> (Vec<i32>, u64) {
-        let mut codes = vec![i32::MAX; x.len()];
-        let clipped = coder.encode(x, &mut codes, |code| code);
-        (codes, clipped)
+        let mut codes = vec![[0; 2]; x.len()];
+        let counts = coder.encode(x, false, &mut codes);
+        assert_eq!(counts.nan_elems, x.iter().filter(|v| v.is_nan()).count() as u64);
+        assert_eq!(counts.inf_elems, x.iter().filter(|v| v.is_infinite()).count() as u64);
+        let number = coder.steps();
+        (codes.into_iter().map(|code| number(code.bits()) + coder.z).collect(), counts.clipped_elems)
     }
 
     fn decode(coder: Coder, codes: &[i32]) -> Vec<u32> {
-        let steps: Vec<i32> = codes.iter().map(|code| code - coder.z).collect();
+        let codes: Vec<[u8; 2]> =
+            codes.iter().map(|&code| Field::of(code.cast_unsigned() & mask(coder.scheme))).collect();
         let mut values = vec![f32::NAN; codes.len()];
-        coder.decode(&steps, &mut values);
+        coder.decode(&codes, &mut values);
         values.into_iter().map(f32::to_bits).collect()
     }
 

@@ -1,7 +1,7 @@
 //! From codes back to values; twin of `shaders/dequantize.wgsl`.
 
-use super::code::Coder;
-use super::fold::{BLOCK_ELEMS, TASK_ELEMS, map_tasks, runs};
+use super::code::{Coder, Field};
+use super::fold::{TASK_ELEMS, blocks, map_tasks, recycled, runs};
 use crate::error::Result;
 use crate::quantized::Quantized;
 
@@ -33,22 +33,49 @@ use crate::quantized::Quantized;
 /// # Ok::<(), wgpu_quant::Error>(())
 /// ```
 pub fn dequantize(q: &Quantized) -> Result<Vec<f32>> {
-    let units = q.units();
-    let mut out = vec![0f32; q.elems()];
-    map_tasks(&mut out, TASK_ELEMS, |first, out| {
-        let mut steps = [0; BLOCK_ELEMS];
-        for (block, out) in out.chunks_mut(BLOCK_ELEMS).enumerate() {
-            let start = first + block * BLOCK_ELEMS;
-            for run in runs(units, start..start + out.len()) {
-                let place = run.within(start);
-                let (coder, steps) = (Coder::of(q, &run), &mut steps[place.clone()]);
-                q.read_steps(run.elems.start, coder.z, steps);
-                coder.decode(steps, &mut out[place]);
+    let mut values = vec![];
+    dequantize_into(q, &mut values)?;
+    Ok(values)
+}
+
+/// [`dequantize`] into a vector that is there: where it is as large, no memory is allocated and cleared again.
+///
+/// The formula and all that is said there hold here.
+///
+/// What `values` held is gone; afterwards it is what [`dequantize`] returns.
+///
+/// # Errors
+/// Those of [`dequantize`].
+///
+/// ```
+/// use wgpu_quant::{Granularity, Quantized, Scheme, cpu};
+/// let (shape, bytes) = (vec![2], vec![3, 0xff]);
+/// let q = Quantized::from_parts(Scheme::INT8_ABSMAX, Granularity::Tensor, shape, bytes, vec![0.5], vec![])?;
+/// let mut values = vec![7.0; 1000];
+/// cpu::dequantize_into(&q, &mut values)?;
+/// assert_eq!(values, [1.5, -0.5]);
+/// # Ok::<(), wgpu_quant::Error>(())
+/// ```
+pub fn dequantize_into(q: &Quantized, values: &mut Vec<f32>) -> Result<()> {
+    *values = recycled(std::mem::take(values), q.elems());
+    match q.scheme().code().bits() {
+        16 => decode::<[u8; 2]>(q, values),
+        _ => decode::<u8>(q, values),
+    }
+    Ok(())
+}
+
+fn decode<T: Field>(q: &Quantized, values: &mut [f32]) {
+    map_tasks(values, TASK_ELEMS, |first, out| {
+        let mut buffer = vec![];
+        for run in runs(q.units(), first..first + out.len()) {
+            let coder = Coder::of(q, &run);
+            for block in blocks(run.elems) {
+                let out = &mut out[block.start - first..block.end - first];
+                coder.decode(T::read(q, block, &mut buffer), out);
             }
         }
-        0
     });
-    Ok(out)
 }
 
 #[cfg(test)]
@@ -90,10 +117,15 @@ mod tests {
                 let zero_points = if scheme.has_zero_point() { vec![3] } else { vec![] };
                 let q = Quantized::from_parts(scheme, Granularity::Tensor, shape, codes, scales, zero_points).unwrap();
                 for start in 0..q.elems() {
-                    let mut out = vec![0; q.elems() - start];
-                    q.read_steps(start, 5, &mut out);
+                    let coder = Coder { scheme, saturate: false, s: 1.0, z: 5, ieee: true };
+                    let elems = start..q.elems();
+                    let found: Vec<u32> = match scheme.code().bits() {
+                        16 => <[u8; 2]>::read(&q, elems, &mut vec![]).iter().map(|code| code.bits()).collect(),
+                        _ => u8::read(&q, elems, &mut vec![]).iter().map(|code| code.bits()).collect(),
+                    };
+                    let found: Vec<i32> = found.into_iter().map(coder.steps()).collect();
                     let steps: Vec<i32> = q.code_values()[start..].iter().map(|code| code - 5).collect();
-                    assert_eq!(out, steps, "{scheme} {:?} {start}", q.shape());
+                    assert_eq!(found, steps, "{scheme} {:?} {start}", q.shape());
                 }
             }
         }

@@ -1,10 +1,12 @@
 //! From values to codes and back in one go; twin of `shaders/fake_quantize.wgsl`.
 
-use super::fold::{BLOCK_ELEMS, TASK_ELEMS, for_each_run, map_tasks};
-use super::quantize::Scaling;
+use super::fold::{backwards, recycled, task_elems};
+use super::quantize::{Scaling, add, by_units};
+use super::units::stretch;
 use crate::error::Result;
 use crate::quantized::{Counts, FakeQuantizeOutput, Spec};
 use crate::tensor::Tensor;
+use rayon::prelude::*;
 
 /// Quantizes a tensor and de-quantizes it in one go, as training and evaluation want it.
 ///
@@ -30,7 +32,45 @@ use crate::tensor::Tensor;
 /// # Ok::<(), wgpu_quant::Error>(())
 /// ```
 pub fn fake_quantize(x: Tensor<'_>, spec: &Spec) -> Result<FakeQuantizeOutput> {
-    Ok(values(x, spec, Scaling::found(x, spec)?))
+    let mut out = FakeQuantizeOutput::empty();
+    fake_quantize_into(x, spec, &mut out)?;
+    Ok(out)
+}
+
+/// [`fake_quantize`] into the memory of an earlier output: where that was as large, no values' memory is allocated and
+/// cleared again.
+///
+/// The formula and all that is said there hold here.
+///
+/// `out` may be of any length before, and is what [`fake_quantize`] returns afterwards.
+///
+/// # Errors
+/// Those of [`fake_quantize`]; `out` stays as it is then.
+///
+/// ```
+/// use wgpu_quant::{Scheme, Spec, Tensor, cpu};
+/// let spec = Spec::new(Scheme::UINT4_AFFINE);
+/// let mut out = cpu::fake_quantize(Tensor::new(&[0.0, 7.6, 15.0], &[3])?, &spec)?;
+/// cpu::fake_quantize_into(Tensor::new(&[30.0, 15.1], &[2])?, &spec, &mut out)?;
+/// assert_eq!((out.values, out.scales), (vec![30.0, 16.0], vec![2.0]));
+/// # Ok::<(), wgpu_quant::Error>(())
+/// ```
+pub fn fake_quantize_into(x: Tensor<'_>, spec: &Spec, out: &mut FakeQuantizeOutput) -> Result<()> {
+    let units = spec.units(x.shape())?;
+    let FakeQuantizeOutput { values, mut scales, mut zero_points, .. } =
+        std::mem::replace(out, FakeQuantizeOutput::empty());
+    match stretch(units, x.row_elems(), 8) {
+        Some(stretch) if !spec.scheme.is_cast() => {
+            let mut values = recycled(values, x.elems());
+            scales = recycled(scales, units.units);
+            zero_points = recycled(zero_points, if spec.scheme.has_zero_point() { units.units } else { 0 });
+            let per_unit = (&mut scales[..], &mut zero_points[..], &mut [][..]);
+            let counts = by_units(x, spec, units, stretch, &mut values, per_unit, |_, _, _, _| {});
+            *out = FakeQuantizeOutput::new(values, scales, zero_points, counts);
+        }
+        _ => *out = made(x, spec, Scaling::found(x, spec, units, scales, zero_points), values),
+    }
+    Ok(())
 }
 
 /// [`fake_quantize`] with given scales and zero points, one per range unit.
@@ -54,26 +94,20 @@ pub fn fake_quantize_with_scales(
     scales: &[f32],
     zero_points: &[i32],
 ) -> Result<FakeQuantizeOutput> {
-    Ok(values(x, spec, Scaling::given(x, spec, scales, zero_points)?))
+    Ok(made(x, spec, Scaling::given(x, spec, scales, zero_points)?, vec![]))
 }
 
-fn values(x: Tensor<'_>, spec: &Spec, scaling: Scaling) -> FakeQuantizeOutput {
-    let mut values = vec![0f32; x.elems()];
-    let clipped_elems = map_tasks(&mut values, TASK_ELEMS, |first, out| {
-        let mut clipped = 0;
-        let mut steps = [0; BLOCK_ELEMS];
-        for_each_run(x, scaling.units, first..first + out.len(), |run, x| {
-            let coder = scaling.coder(spec, &run);
-            for (x, out) in x.chunks(BLOCK_ELEMS).zip(out[run.within(first)].chunks_mut(BLOCK_ELEMS)) {
-                let steps = &mut steps[..x.len()];
-                clipped += coder.encode(x, steps, |code| code - coder.z);
-                coder.decode(steps, out);
-            }
-        });
-        clipped
-    });
-    let Scaling { scales, zero_points, counts, .. } = scaling;
-    FakeQuantizeOutput::new(values, scales, zero_points, Counts { clipped_elems, ..counts })
+fn made(x: Tensor<'_>, spec: &Spec, scaling: Scaling<'_>, values: Vec<f32>) -> FakeQuantizeOutput {
+    let mut values = recycled(values, x.elems());
+    let task_len = task_elems(scaling.units).max(1);
+    let counts = backwards(&mut values, task_len)
+        .map(|(task, out)| {
+            let first = task * task_len;
+            scaling.encode(x, spec, first..first + out.len(), out, |_, _, _, _| {})
+        })
+        .reduce(Counts::default, add);
+    let Scaling { scales, zero_points, .. } = scaling;
+    FakeQuantizeOutput::new(values, scales.into_owned(), zero_points.into_owned(), counts)
 }
 
 #[cfg(test)]

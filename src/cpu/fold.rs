@@ -1,15 +1,18 @@
 //! The traversal that all stages share: tasks over contiguous elements, cut where range units end.
 
+use super::code::widen_f16;
 use super::float_env;
+use super::simd::{self, Map};
+use crate::exact::widen::{from_bf16, read};
 use crate::layout::RangeUnits;
-use crate::tensor::Tensor;
+use crate::tensor::{ElemType, Tensor};
 use rayon::prelude::*;
 use std::ops::Range;
 
 /// Elements per task: large enough to hide what a task costs, small enough to stay in a core's cache.
 pub(super) const TASK_ELEMS: usize = 1 << 16;
-/// Elements that a task holds on its stack at a time.
-pub(super) const BLOCK_ELEMS: usize = 1024;
+/// Elements that a task looks at more than once before it goes on: few enough to stay in a core's first cache.
+pub(super) const BLOCK_ELEMS: usize = 4096;
 
 /// A stretch of consecutive elements of one range unit.
 pub(super) struct Run {
@@ -17,13 +20,6 @@ pub(super) struct Run {
     pub(super) elems: Range<usize>,
     /// Whether this task may use float arithmetic; if not, it takes the integer twin.
     pub(super) ieee: bool,
-}
-
-impl Run {
-    /// Where its elements stand in a slice that begins with element `start`.
-    pub(super) fn within(&self, start: usize) -> Range<usize> {
-        self.elems.start - start..self.elems.end - start
-    }
 }
 
 /// Cuts `elems` into runs, in order.
@@ -42,26 +38,59 @@ pub(super) fn runs(units: RangeUnits, elems: Range<usize>) -> impl Iterator<Item
     })
 }
 
-/// Cuts `elems` into runs, in order, and calls `visit` with each and its values.
-pub(super) fn for_each_run(x: Tensor<'_>, units: RangeUnits, elems: Range<usize>, mut visit: impl FnMut(Run, &[f32])) {
-    if let Some(all) = x.as_f32() {
-        for run in runs(units, elems) {
-            let values = &all[run.elems.clone()];
-            visit(run, values);
-        }
-        return;
+/// A tensor's values, block by block.
+pub(super) struct Values<'a> {
+    x: Tensor<'a>,
+    all: Option<&'a [f32]>,
+    buffer: Vec<f32>,
+    ieee: bool,
+}
+
+impl<'a> Values<'a> {
+    pub(super) fn new(x: Tensor<'a>) -> Self {
+        Self { x, all: x.as_f32(), buffer: vec![], ieee: float_env::is_ieee_default() }
     }
-    // Values of other types, and of rows that lie apart, are first brought together as f32.
-    let mut buffer = [0f32; BLOCK_ELEMS];
-    for start in elems.clone().step_by(BLOCK_ELEMS) {
-        let block = start..(start + BLOCK_ELEMS).min(elems.end);
-        let values = &mut buffer[..block.len()];
-        x.read(start, values);
-        for run in runs(units, block) {
-            let place = run.within(start);
-            visit(run, &values[place]);
-        }
+
+    /// How many values are worth asking for at once.
+    pub(super) fn block_elems(&self) -> usize {
+        if self.all.is_some() { TASK_ELEMS } else { BLOCK_ELEMS }
     }
+
+    /// The values of a block. Those of other types, and of rows that lie apart, are first brought together as f32.
+    pub(super) fn get(&mut self, elems: Range<usize>) -> &[f32] {
+        if let Some(all) = self.all {
+            return &all[elems];
+        }
+        let n = elems.len();
+        if self.buffer.len() < n {
+            self.buffer.resize(n, 0.0);
+        }
+        self.x.read_with(elems.start, &mut self.buffer[..n], |bytes, out| {
+            widen(self.x.elem_type(), bytes, out, self.ieee)
+        });
+        &self.buffer[..n]
+    }
+}
+
+/// The values that these bytes hold, in this machine's byte order.
+fn widen(elem_type: ElemType, bytes: &[u8], out: &mut [f32], ieee: bool) {
+    let halves = bytes.as_chunks().0;
+    match elem_type {
+        ElemType::F16 if ieee => {
+            simd::run(Map { from: halves, to: out, f: |h| widen_f16(u16::from_ne_bytes(h).into()) })
+        }
+        ElemType::Bf16 => {
+            let f = |h| f32::from_bits(from_bf16(u16::from_ne_bytes(h).into()));
+            simd::run(Map { from: halves, to: out, f });
+        }
+        _ => read(elem_type, bytes, out),
+    }
+}
+
+/// Cuts `elems` into blocks, in order.
+pub(super) fn blocks(elems: Range<usize>) -> impl Iterator<Item = Range<usize>> {
+    let end = elems.end;
+    elems.step_by(BLOCK_ELEMS).map(move |start| start..(start + BLOCK_ELEMS).min(end))
 }
 
 /// A task's values, one for each range unit that it sees.
@@ -71,7 +100,23 @@ pub(super) struct Slots<A> {
     values: Vec<A>,
 }
 
-impl<A> Slots<A> {
+impl<A: Clone> Slots<A> {
+    /// Of a task over these elements, of which there are some.
+    pub(super) fn new(units: RangeUnits, elems: &Range<usize>, identity: &A) -> Self {
+        // Ragged units do not repeat, so that a run's number is its unit's.
+        let run_of = |i| if units.ragged_row_elems == 0 { i / units.inner_elems } else { units.unit_of(i) };
+        let runs_seen = run_of(elems.end - 1) - run_of(elems.start) + 1;
+        let values = vec![identity.clone(); runs_seen.min(units.units)];
+        Self { first_unit: units.unit_of(elems.start), units: units.units, values }
+    }
+
+    /// Merges each value into its unit's.
+    pub(super) fn merge_into(self, all: &mut [A], merge: impl Fn(&mut A, A)) {
+        for (slot, value) in self.values.into_iter().enumerate() {
+            merge(&mut all[(self.first_unit + slot) % self.units], value);
+        }
+    }
+
     pub(super) fn of(&mut self, unit: usize) -> &mut A {
         &mut self.values[(unit + self.units - self.first_unit) % self.units]
     }
@@ -89,33 +134,54 @@ pub(super) fn fold_units<A: Clone + Send + Sync>(
     if n == 0 {
         return all;
     }
-    // A task's partial results cost memory, so tasks that see many units are longer.
-    let task_elems =
-        if units.inner_elems >= 64 { TASK_ELEMS } else { n.div_ceil(4 * rayon::current_num_threads()).max(TASK_ELEMS) };
-    // Ragged units do not repeat, so that a run's number is its unit's.
-    let run_of = |i| if units.ragged_row_elems == 0 { i / units.inner_elems } else { units.unit_of(i) };
+    let task_elems = task_elems(units);
     let parts: Vec<Slots<A>> = (0..n.div_ceil(task_elems))
         .into_par_iter()
         .map(|task| {
             let elems = task * task_elems..((task + 1) * task_elems).min(n);
-            let runs_seen = run_of(elems.end - 1) - run_of(elems.start) + 1;
-            let values = vec![identity.clone(); runs_seen.min(units.units)];
-            let mut part = Slots { first_unit: units.unit_of(elems.start), units: units.units, values };
+            let mut part = Slots::new(units, &elems, identity);
             visit(&mut part, elems);
             part
         })
         .collect();
-    for Slots { first_unit, values, .. } in parts {
-        for (slot, value) in values.into_iter().enumerate() {
-            merge(&mut all[(first_unit + slot) % units.units], value);
-        }
+    for part in parts {
+        part.merge_into(&mut all, &merge);
     }
     all
 }
 
-/// Fills `out` in parallel, `task_len` values at a time, and sums what `fill(first, values)` returns.
-pub(super) fn map_tasks<T: Send>(out: &mut [T], task_len: usize, fill: impl Fn(usize, &mut [T]) -> u64 + Sync) -> u64 {
-    out.par_chunks_mut(task_len).enumerate().map(|(task, out)| fill(task * task_len, out)).sum()
+/// Elements of a task that has a value for each unit that it sees: these cost memory, so that tasks that see many units
+/// are longer.
+pub(super) fn task_elems(units: RangeUnits) -> usize {
+    if units.inner_elems >= 64 {
+        TASK_ELEMS
+    } else {
+        units.elems().div_ceil(4 * rayon::current_num_threads()).max(TASK_ELEMS).next_multiple_of(2)
+    }
+}
+
+/// `out` in stretches, each with its number, the last one first: what was read before begins to leave the caches with what
+/// was read first.
+pub(super) fn backwards<T: Send>(
+    out: &mut [T],
+    task_len: usize,
+) -> impl IndexedParallelIterator<Item = (usize, &mut [T])> {
+    out.par_chunks_mut(task_len).enumerate().rev()
+}
+
+/// A vector of `n` values of the memory of another one, if that is enough: what they are is left over or zero.
+pub(super) fn recycled<T: Clone + Default>(mut vec: Vec<T>, n: usize) -> Vec<T> {
+    if vec.capacity() < n {
+        // Cleared by the system, page by page as it is touched.
+        return vec![T::default(); n];
+    }
+    vec.resize(n, T::default());
+    vec
+}
+
+/// Fills `out` in parallel by `fill(first, values)`, `task_len` values at a time.
+pub(super) fn map_tasks<T: Send>(out: &mut [T], task_len: usize, fill: impl Fn(usize, &mut [T]) + Sync) {
+    out.par_chunks_mut(task_len).enumerate().for_each(|(task, out)| fill(task * task_len, out));
 }
 
 #[cfg(test)]
@@ -159,17 +225,11 @@ mod tests {
             );
             assert_eq!(visited, expected, "{shape:?} {granularity}");
             let mut out = vec![usize::MAX; units.elems()];
-            let runs = map_tasks(&mut out, TASK_ELEMS, |first, out| {
-                let elems = first..first + out.len();
-                runs(units, elems)
-                    .map(|run| {
-                        let place = run.within(first);
-                        out[place].fill(run.unit);
-                        1
-                    })
-                    .sum()
+            map_tasks(&mut out, TASK_ELEMS, |first, out| {
+                for run in runs(units, first..first + out.len()) {
+                    out[run.elems.start - first..run.elems.end - first].fill(run.unit);
+                }
             });
-            assert!(runs >= (units.outer * units.units) as u64);
             assert!(out.iter().enumerate().all(|(i, &unit)| unit == units.unit_of(i)), "{shape:?} {granularity}");
         }
     }
@@ -179,13 +239,16 @@ mod tests {
         let data: Vec<f64> = (0..5000).map(f64::from).collect();
         let units = RangeUnits::new(&[5, 1000], Group(300)).unwrap();
         let mut next = 70;
-        for_each_run(Tensor::f64(&data, &[5, 1000]).unwrap(), units, 70..4321, |run, values| {
-            assert_eq!((run.elems.start, run.elems.len()), (next, values.len()));
-            for (i, &value) in run.elems.clone().zip(values) {
-                assert_eq!((value, run.unit), (i as f32, units.unit_of(i)));
+        let mut values = Values::new(Tensor::f64(&data, &[5, 1000]).unwrap());
+        for run in runs(units, 70..4321) {
+            for block in blocks(run.elems.clone()) {
+                assert_eq!(block.start, next);
+                for (i, &value) in block.clone().zip(values.get(block.clone())) {
+                    assert_eq!((value, run.unit), (i as f32, units.unit_of(i)));
+                }
+                next = block.end;
             }
-            next = run.elems.end;
-        });
+        }
         assert_eq!(next, 4321);
     }
 }

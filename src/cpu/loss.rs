@@ -1,7 +1,8 @@
 //! The loss of a quantized tensor; twin of `shaders/loss.wgsl` and `shaders/abs_error.wgsl`.
 
-use super::code::{Coder, is_finite};
-use super::fold::{BLOCK_ELEMS, Run, Slots, TASK_ELEMS, fold_units, for_each_run, map_tasks};
+use super::code::{Coder, Field, is_finite};
+use super::fold::{BLOCK_ELEMS, Slots, TASK_ELEMS, Values, blocks, fold_units, map_tasks, runs};
+use super::simd::{self, Kernel, Map};
 use super::{min_max, scale};
 use crate::error::{Error, Result};
 use crate::exact;
@@ -42,117 +43,134 @@ pub fn loss(x: Tensor<'_>, q: &Quantized, per_element: bool) -> Result<Loss> {
     if x.shape() != q.shape() {
         return Err(Error::ShapeMismatch { found: q.shape().to_vec(), expected: x.shape().to_vec() });
     }
-    let units = q.units();
-    // A cast has no scale; its values' magnitude stands in.
-    let scales = match q.scheme().is_cast() {
-        true => {
-            let range = min_max(x, Granularity::Tensor)?.units[0];
-            Cow::Owned(vec![scale(range, q.scheme())])
-        }
-        false => Cow::Borrowed(q.scales()),
-    };
-    let add = |slots: &mut Slots<Part>, elems, grid: &dyn Fn(usize) -> Option<i32>| {
-        let mut block = Block::new(q);
-        for_each_run(x, units, elems, |run, x| {
-            let Some(g) = grid(run.unit) else { return };
-            let (part, s) = (slots.of(run.unit), scales[run.unit].to_bits());
-            block.each(&run, x, s, |_, x, steps, out| part.add(x, steps, out, g, run.ieee));
-        });
-    };
-    // On the scale's own grid first; the units that turn out to need a coarser one, and they only, go again.
-    let fine = |unit: usize| grid_exp(scales[unit].to_bits(), 0);
-    let none = Part::default();
-    let first = |slots: &mut Slots<Part>, elems| add(slots, elems, &|unit| Some(fine(unit)));
-    let mut parts = fold_units(units, &none, first, |a, b| a.merge(&b));
-    let of_unit = |(unit, part): (usize, &Part)| {
-        let g = grid_exp(scales[unit].to_bits(), part.sums.max_bits);
-        (g != fine(unit)).then_some(g)
-    };
-    let coarse: Vec<Option<i32>> = parts.iter().enumerate().map(of_unit).collect();
-    if coarse.iter().any(Option::is_some) {
-        let again = |slots: &mut Slots<Part>, elems| add(slots, elems, &|unit| coarse[unit]);
-        let again = fold_units(units, &none, again, |a, b| a.merge(&b));
-        for ((part, again), coarse) in parts.iter_mut().zip(again).zip(&coarse) {
-            if coarse.is_some() {
-                *part = again;
+    let scales = scales_of(x, q)?;
+    let parts = sums(x, q, &scales, |unit| Some(fine(scales[unit])));
+    Ok(finish(x, q, &scales, parts, per_element))
+}
+
+/// The scales; a cast has none, and its values' magnitude stands in.
+fn scales_of<'a>(x: Tensor<'_>, q: &'a Quantized) -> Result<Cow<'a, [f32]>> {
+    if !q.scheme().is_cast() {
+        return Ok(Cow::Borrowed(q.scales()));
+    }
+    let range = min_max(x, Granularity::Tensor)?.units[0];
+    Ok(Cow::Owned(vec![scale(range, q.scheme())]))
+}
+
+/// The scale's own grid, on which a unit's losses lie unless values were clipped.
+fn fine(scale: f32) -> i32 {
+    grid_exp(scale.to_bits(), 0)
+}
+
+/// Each range unit's sums on the grid that `grid` names; of a unit for which it names none, nothing.
+fn sums(x: Tensor<'_>, q: &Quantized, scales: &[f32], grid: impl Fn(usize) -> Option<i32> + Sync) -> Vec<Part> {
+    match q.scheme().code().bits() {
+        16 => sums_of::<[u8; 2]>(x, q, scales, grid),
+        _ => sums_of::<u8>(x, q, scales, grid),
+    }
+}
+
+fn sums_of<T: Field>(
+    x: Tensor<'_>,
+    q: &Quantized,
+    scales: &[f32],
+    grid: impl Fn(usize) -> Option<i32> + Sync,
+) -> Vec<Part> {
+    let visit = |slots: &mut Slots<Part>, elems| {
+        let (mut values, mut buffer) = (Values::new(x), vec![]);
+        for run in runs(q.units(), elems) {
+            let Some(g) = grid(run.unit) else { continue };
+            let (coder, s) = (Coder::of(q, &run), scales[run.unit]);
+            for block in blocks(run.elems) {
+                slots.of(run.unit).add(&coder, values.get(block.clone()), T::read(q, block, &mut buffer), s, g);
             }
         }
+    };
+    fold_units(q.units(), &Part::default(), visit, |a, b| a.merge(&b))
+}
+
+/// The loss, of sums on the scales' own grids: the units that turn out to need a coarser one, and they only, go again.
+pub(super) fn finish(x: Tensor<'_>, q: &Quantized, scales: &[f32], mut parts: Vec<Part>, per_element: bool) -> Loss {
+    let coarse: Vec<Option<i32>> = parts
+        .iter()
+        .zip(scales)
+        .map(|(part, s)| Some(grid_exp(s.to_bits(), part.sums.max_bits)).filter(|&g| g != fine(*s)))
+        .collect();
+    if coarse.iter().any(Option::is_some) {
+        let again = sums(x, q, scales, |unit| coarse[unit]);
+        for ((part, again), _) in parts.iter_mut().zip(again).zip(&coarse).filter(|(_, coarse)| coarse.is_some()) {
+            *part = again;
+        }
     }
-    let abs_errors = per_element.then(|| {
-        let mut errors = vec![0f32; x.elems()];
-        map_tasks(&mut errors, TASK_ELEMS, |first, errors| {
-            let mut block = Block::new(q);
-            for_each_run(x, units, first..first + errors.len(), |run, x| {
-                block.each(&run, x, scales[run.unit].to_bits(), |start, x, _, out| {
-                    for ((error, &x), &out) in errors[start - first..].iter_mut().zip(x).zip(out) {
-                        *error = f32::from_bits(abs_error(x, out, run.ieee));
-                    }
-                });
-            });
-            0
-        });
-        errors
+    let abs_errors = per_element.then(|| match q.scheme().code().bits() {
+        16 => abs_errors::<[u8; 2]>(x, q),
+        _ => abs_errors::<u8>(x, q),
     });
     let elems = parts.iter().map(|part| part.elems).sum();
     let nonfinite_out_elems = parts.iter().map(|part| part.nonfinite_out_elems).sum();
     let unit_sums: Vec<UnitSums> = parts.into_iter().map(|part| part.sums).collect();
-    Ok(Loss::new(&unit_sums, &scales, q.scheme().is_cast(), elems, nonfinite_out_elems, abs_errors))
+    Loss::new(&unit_sums, scales, q.scheme().is_cast(), elems, nonfinite_out_elems, abs_errors)
 }
 
-/// Room for what a task takes from the codes at a time, so that it fits in a core's cache.
-struct Block<'a> {
-    q: &'a Quantized,
-    steps: [i32; BLOCK_ELEMS],
-    out: [f32; BLOCK_ELEMS],
-}
-
-impl<'a> Block<'a> {
-    fn new(q: &'a Quantized) -> Self {
-        Self { q, steps: [0; BLOCK_ELEMS], out: [0.0; BLOCK_ELEMS] }
-    }
-
-    /// Calls `visit(start, x, Q, x')` block by block; `s` is a cast's nominal scale.
-    fn each(&mut self, run: &Run, x: &[f32], s: u32, mut visit: impl FnMut(usize, &[f32], &[i32], &[f32])) {
-        let (q, coder) = (self.q, Coder::of(self.q, run));
-        // The sums of one visit must fit in 64 bits: |Q D| is at most 2^47 of whole numbers and 2^57 of casts.
-        let block_elems = if q.scheme().is_cast() { 32 } else { BLOCK_ELEMS };
-        for (start, x) in run.elems.clone().step_by(block_elems).zip(x.chunks(block_elems)) {
-            let (steps, out) = (&mut self.steps[..x.len()], &mut self.out[..x.len()]);
-            q.read_steps(start, coder.z, steps);
-            coder.decode(steps, out);
-            if q.scheme().is_cast() {
-                cast_steps(out, s, run.ieee, steps);
+fn abs_errors<T: Field>(x: Tensor<'_>, q: &Quantized) -> Vec<f32> {
+    let mut errors = vec![0f32; x.elems()];
+    map_tasks(&mut errors, TASK_ELEMS, |first, errors| {
+        let (mut values, mut buffer, mut out) = (Values::new(x), vec![], [0f32; BLOCK_ELEMS]);
+        for run in runs(q.units(), first..first + errors.len()) {
+            let coder = Coder::of(q, &run);
+            for block in blocks(run.elems) {
+                let errors = &mut errors[block.start - first..block.end - first];
+                let out = &mut out[..block.len()];
+                coder.decode(T::read(q, block.clone(), &mut buffer), out);
+                simd::run(AbsErrors { x: values.get(block), out, ieee: run.ieee, errors });
             }
-            visit(start, x, steps, out);
+        }
+    });
+    errors
+}
+
+struct AbsErrors<'a> {
+    x: &'a [f32],
+    out: &'a [f32],
+    ieee: bool,
+    errors: &'a mut [f32],
+}
+
+impl Kernel for AbsErrors<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let all = self.errors.iter_mut().zip(self.x).zip(self.out);
+        if self.ieee {
+            all.for_each(|((to, x), out)| {
+                let error = (out - x).abs();
+                *to = if error.is_nan() { f32::from_bits(NAN) } else { error };
+            });
+        } else {
+            all.for_each(|((to, x), out)| *to = f32::from_bits(exact::code::abs_error_of(x.to_bits(), out.to_bits())));
         }
     }
 }
 
-/// A cast's values in steps of `2^12` times the last place of its nominal scale.
-fn cast_steps(out: &[f32], s: u32, ieee: bool, steps: &mut [i32]) {
+/// A cast's value in steps of `2^12` times the last place of its nominal scale.
+#[inline(always)]
+fn cast_steps(s: u32, ieee: bool) -> impl Fn(f32) -> i32 {
     // The nominal scale is a power of two, whose last place is 2^-23 of it.
     let per_step = 2f64.powi(23 - CAST_STEP_EXP) / f64::from(f32::from_bits(s));
     let most = f64::from(CAST_STEPS);
-    for (q, &v) in steps.iter_mut().zip(out) {
-        *q = if ieee {
+    move |v| {
+        if ieee {
             ((f64::from(v) * per_step).clamp(-most, most) + WHOLE).to_bits() as i32
         } else {
             exact::loss::cast_steps(v.to_bits(), s)
-        };
+        }
     }
-}
-
-fn abs_error(x: f32, out: f32, ieee: bool) -> u32 {
-    if !ieee {
-        return exact::code::abs_error_of(x.to_bits(), out.to_bits());
-    }
-    let error = (out - x).abs();
-    if error.is_nan() { NAN } else { error.to_bits() }
 }
 
 /// What a run contributes.
 #[derive(Clone, Default)]
-struct Part {
+pub(super) struct Part {
     sums: UnitSums,
     elems: u64,
     nonfinite_out_elems: u64,
@@ -162,22 +180,132 @@ struct Part {
 /// `round_ties_even` does, but in a form that every vector unit has; and the sum's low bits are that number.
 const WHOLE: f64 = 6_755_399_441_055_744.0;
 
+/// So many elements' sums fit in 64 bits. |Q D| is at most 2^47 of whole numbers.
+const SUM_ELEMS: usize = 1024;
+/// Of casts |Q D| is at most 2^57.
+const CAST_SUM_ELEMS: usize = 32;
+
+/// 2^e as an f64, which holds it.
+#[inline(always)]
+fn power(e: i32) -> f64 {
+    f64::from_bits(((i64::from(e) + 1023) as u64) << 52)
+}
+
 impl Part {
-    fn merge(&mut self, other: &Self) {
+    pub(super) fn merge(&mut self, other: &Self) {
         self.sums.merge(&other.sums);
         self.elems += other.elems;
         self.nonfinite_out_elems += other.nonfinite_out_elems;
     }
 
-    /// Adds a block. On a grid that is too fine for its losses the sums are worthless, but the largest loss
-    /// is right.
-    // A function of its own, and a loop without branches or signed products, so that it becomes one of vectors.
-    #[inline(never)]
-    fn add(&mut self, x: &[f32], steps: &[i32], out: &[f32], g: i32, ieee: bool) {
+    /// Adds values and their codes, on the scale's own grid.
+    pub(super) fn add_fine<T: Field>(&mut self, coder: &Coder, x: &[f32], codes: &[T]) {
+        self.add(coder, x, codes, coder.s, fine(coder.s));
+    }
+
+    /// Adds values and codes; `s` is a cast's nominal scale. On a grid that is too fine for its losses the sums are
+    /// worthless, but the largest loss is right.
+    fn add<T: Field>(&mut self, coder: &Coder, x: &[f32], codes: &[T], s: f32, g: i32) {
+        let cast = coder.scheme.is_cast();
+        // x and x' in steps of the grid are to be floats as good as themselves: no smaller, and not too large.
+        let plain = coder.ieee && !cast && g == fine(s) && (-120..=0).contains(&g);
+        let sum_elems = if cast { CAST_SUM_ELEMS } else { SUM_ELEMS };
+        for (x, codes) in x.chunks(sum_elems).zip(codes.chunks(sum_elems)) {
+            if plain && let Some(sums) = simd::run(FineSums { x, codes, steps: coder.steps(), s, g }) {
+                self.sums.merge(&sums);
+                self.elems += x.len() as u64;
+                continue;
+            }
+            let (mut steps, mut out) = ([0; SUM_ELEMS], [0.0; SUM_ELEMS]);
+            let (steps, out) = (&mut steps[..x.len()], &mut out[..x.len()]);
+            coder.decode(codes, out);
+            if cast {
+                simd::run(Map { from: out, to: steps, f: cast_steps(s.to_bits(), coder.ieee) });
+            } else {
+                let value = coder.steps();
+                simd::run(Map { from: codes, to: steps, f: |code: T| value(code.bits()) });
+            }
+            self.merge(&simd::run(AnySums { x, steps, out, g, ieee: coder.ieee }));
+        }
+    }
+}
+
+/// The sums on the scale's own grid; `None` where a value is not finite or a loss of 2^26 steps of the grid or more.
+///
+/// All is counted in steps `u` of the grid. `x' / u` is an even whole number, since `x'` is a multiple of the scale's last
+/// place, which is `2 u`. So `rne(x' / u - x / u)` is `D`: a tie that moves by an even number goes to the same side.
+struct FineSums<'a, T, S> {
+    x: &'a [f32],
+    codes: &'a [T],
+    steps: S,
+    s: f32,
+    g: i32,
+}
+
+impl<T: Field, S: Fn(u32) -> i32> Kernel for FineSums<'_, T, S> {
+    type Output = Option<UnitSums>;
+
+    #[inline(always)]
+    fn run(self) -> Option<UnitSums> {
+        let Self { x, codes, steps, s, g } = self;
+        // No digit changes where a power of two of at least 1 multiplies; an infinity that comes of it is no loss below 2^26.
+        let (per_step, u) = (power(-g) as f32, power(g) as f32);
+        let s = s * per_step;
+        const MOST: i32 = (127 + 26) << 23;
+        let (mut max, mut abs, mut noise, mut squares, mut cross) = (0i32, 0u64, 0u64, 0u64, 0i64);
+        for (&x, &code) in x.iter().zip(codes) {
+            let q = steps(code.bits());
+            let (out, x) = (q as f32 * s, x * per_step);
+            let error = out - x;
+            // As numbers of the same sign, patterns order as their values do, with infinity and NaN above all.
+            max = max.max(error.abs().to_bits().cast_signed());
+            // With their signs turned where x' < x, the difference is |D|, and Q D is Q |D| with the sign of Q turned.
+            let sign = error.to_bits() & 0x8000_0000;
+            let turned = |v: f32| f64::from(f32::from_bits(v.to_bits() ^ sign));
+            // One rounding: the first sum is a whole number.
+            let size = ((turned(out) + WHOLE) - turned(x)).to_bits();
+            let minus = sign.cast_signed() >> 31;
+            let q_turned = (q ^ minus) - minus;
+            abs = abs.wrapping_add(size);
+            let size = size & 0xffff_ffff;
+            noise = noise.wrapping_add(size * size);
+            squares += u64::from(q.wrapping_mul(q).cast_unsigned());
+            cross = cross.wrapping_add(i64::from(q_turned) * i64::from(size as i32));
+        }
+        if max >= MOST {
+            return None;
+        }
+        let abs = abs.wrapping_sub(WHOLE.to_bits().wrapping_mul(x.len() as u64));
+        Some(UnitSums {
+            max_bits: (f32::from_bits(max.cast_unsigned()) * u).to_bits(),
+            abs: abs.into(),
+            noise: noise.into(),
+            codes: squares.into(),
+            cross: cross.into(),
+        })
+    }
+}
+
+/// The sums of any values on any grid.
+struct AnySums<'a> {
+    x: &'a [f32],
+    steps: &'a [i32],
+    out: &'a [f32],
+    g: i32,
+    ieee: bool,
+}
+
+impl Kernel for AnySums<'_> {
+    type Output = Part;
+
+    // A loop without branches or signed products, so that it becomes one of vectors.
+    #[inline(always)]
+    fn run(self) -> Part {
+        let Self { x, steps, out, g, ieee } = self;
         // The step is a power of two, so that quotients by it are exact before they are rounded.
-        let per_step = f64::from_bits(((1023 - i64::from(g)) as u64) << 52);
+        let per_step = power(-g);
         let (mut elems, mut nonfinite_out, mut max) = (0u32, 0u32, 0i32);
-        // The block's sums in 64 bits; a D of 31 bits may come, so its square is summed in two halves.
+        // A D of 31 bits may come, so its square is summed in two halves.
         let (mut abs, mut noise_lo, mut noise_hi, mut squares, mut cross) = (0u64, 0u64, 0u64, 0u64, 0i64);
         for ((&x, &q), &out) in x.iter().zip(steps).zip(out) {
             let counts = is_finite(x) & is_finite(out);
@@ -207,21 +335,17 @@ impl Part {
             let product = (steps * size).cast_signed();
             cross += if negative != (q < 0) { -product } else { product };
         }
-        self.elems += u64::from(elems);
-        self.nonfinite_out_elems += u64::from(nonfinite_out);
-        self.sums.merge(&UnitSums {
-            max_bits: max.cast_unsigned(),
-            abs: abs.into(),
-            noise: u128::from(noise_lo) + (u128::from(noise_hi) << 32),
-            codes: squares.into(),
-            cross: cross.into(),
-        });
+        let noise = u128::from(noise_lo) + (u128::from(noise_hi) << 32);
+        let (abs, codes, cross) = (abs.into(), squares.into(), cross.into());
+        let sums = UnitSums { max_bits: max.cast_unsigned(), abs, noise, codes, cross };
+        Part { sums, elems: elems.into(), nonfinite_out_elems: nonfinite_out.into() }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cpu::fold::Run;
     use crate::cpu::quantize;
     use crate::layout::Granularity::{self, Channel, Group};
     use crate::quantized::{LossDetail, Spec};
@@ -315,8 +439,18 @@ mod tests {
                 let nominal = scale(min_max(x_tensor, Granularity::Tensor).unwrap().units[0], scheme).to_bits();
                 let s = q.scales().first().map_or(nominal, |s| s.to_bits());
                 let sums = |ieee, g| {
-                    let (mut part, run) = (Part::default(), Run { unit: 0, elems: 0..3000, ieee });
-                    Block::new(&q).each(&run, &x, s, |_, x, steps, out| part.add(x, steps, out, g, ieee));
+                    let mut part = Part::default();
+                    let coder = Coder::of(&q, &Run { unit: 0, elems: 0..3000, ieee });
+                    match q.scheme().code().bits() {
+                        16 => {
+                            let codes = <[u8; 2]>::read(&q, 0..3000, &mut vec![]).to_vec();
+                            part.add(&coder, &x, &codes, f32::from_bits(s), g);
+                        }
+                        _ => {
+                            let codes = u8::read(&q, 0..3000, &mut vec![]).to_vec();
+                            part.add(&coder, &x, &codes, f32::from_bits(s), g);
+                        }
+                    }
                     (part.sums, part.elems, part.nonfinite_out_elems)
                 };
                 let max = sums(true, grid_exp(s, 0)).0.max_bits;
@@ -342,11 +476,7 @@ mod tests {
                 out.extend([f32::from_bits(near), -f32::from_bits(near), f32::from_bits(rng.float_bits())]);
             }
             out.retain(|v| v.is_finite());
-            let steps = |ieee| {
-                let mut steps = vec![0; out.len()];
-                cast_steps(&out, s.to_bits(), ieee, &mut steps);
-                steps
-            };
+            let steps = |ieee| out.iter().copied().map(cast_steps(s.to_bits(), ieee)).collect::<Vec<i32>>();
             assert_eq!(steps(true), steps(false), "2^{exponent}");
         }
     }

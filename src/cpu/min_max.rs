@@ -1,6 +1,7 @@
 //! The range of each range unit; twin of `shaders/min_max.wgsl`.
 
-use super::fold::{fold_units, for_each_run};
+use super::fold::{Values, blocks, fold_units, runs};
+use super::simd::{self, Kernel};
 use crate::error::Result;
 use crate::exact::float::{from_hi_key, from_lo_key, hi_key, lo_key};
 use crate::layout::{Granularity, RangeUnits};
@@ -29,7 +30,7 @@ pub(super) struct Part {
 }
 
 impl Part {
-    fn merge(&mut self, other: &Self) {
+    pub(super) fn merge(&mut self, other: &Self) {
         self.hi_key = self.hi_key.max(other.hi_key);
         self.lo_key = self.lo_key.max(other.lo_key);
         self.nan += other.nan;
@@ -67,13 +68,7 @@ pub fn min_max(x: Tensor<'_>, granularity: Granularity) -> Result<Ranges> {
     Ok(Ranges {
         nan_elems: sum(|part| part.nan),
         inf_elems: sum(|part| part.inf),
-        units: parts
-            .iter()
-            .map(|part| Range {
-                lo: f32::from_bits(from_lo_key(part.lo_key)),
-                hi: f32::from_bits(from_hi_key(part.hi_key)),
-            })
-            .collect(),
+        units: parts.iter().map(Part::range).collect(),
     })
 }
 
@@ -83,54 +78,90 @@ pub(super) fn parts(x: Tensor<'_>, units: RangeUnits) -> Vec<Part> {
         units,
         &Part::default(),
         |slots, elems| {
-            for_each_run(x, units, elems, |run, x| {
-                slots.of(run.unit).merge(&if run.ieee { plain(x) } else { exact(x) });
-            });
+            let mut values = Values::new(x);
+            for run in runs(units, elems) {
+                for block in blocks(run.elems.clone()) {
+                    slots.of(run.unit).merge(&Part::of(values.get(block), run.ieee));
+                }
+            }
         },
         |a, b| a.merge(&b),
     )
 }
 
-fn plain(x: &[f32]) -> Part {
-    // Independent lanes, so that the compiler keeps several vectors in flight.
-    const LANES: usize = 32;
-    let mut lo = [f32::INFINITY; LANES];
-    let mut hi = [f32::NEG_INFINITY; LANES];
-    let mut odd = [0u32; LANES];
-    let mut step = |lanes: &[f32]| {
-        for (i, &v) in lanes.iter().enumerate() {
-            let finite = v.abs() < f32::INFINITY;
-            lo[i] = if finite & (v < lo[i]) { v } else { lo[i] };
-            hi[i] = if finite & (v > hi[i]) { v } else { hi[i] };
-            odd[i] |= u32::from(!finite);
+/// The least and the largest value.
+struct Ends<'a>(&'a [f32]);
+
+impl Kernel for Ends<'_> {
+    type Output = Part;
+
+    #[inline(always)]
+    fn run(self) -> Part {
+        // Independent lanes, so that several vectors are in flight.
+        const LANES: usize = 64;
+        let (mut lo, mut hi, mut nan) = ([f32::INFINITY; LANES], [f32::NEG_INFINITY; LANES], [0u32; LANES]);
+        let mut step = |values: &[f32]| {
+            for (i, &v) in values.iter().enumerate() {
+                // In this form a comparison is an instruction of its own, and a NaN changes nothing.
+                lo[i] = if v < lo[i] { v } else { lo[i] };
+                hi[i] = if v > hi[i] { v } else { hi[i] };
+                nan[i] += u32::from(v.is_nan());
+            }
+        };
+        let (chunks, rest) = self.0.as_chunks::<LANES>();
+        for chunk in chunks {
+            step(chunk);
         }
-    };
-    let (chunks, rest) = x.as_chunks::<LANES>();
-    for chunk in chunks {
-        step(chunk);
+        step(rest);
+        let mut width = LANES;
+        while width > 1 {
+            width /= 2;
+            for i in 0..width {
+                lo[i] = if lo[i + width] < lo[i] { lo[i + width] } else { lo[i] };
+                hi[i] = if hi[i + width] > hi[i] { hi[i + width] } else { hi[i] };
+            }
+        }
+        let (lo, hi) = (lo[0], hi[0]);
+        let nan = nan.into_iter().map(u64::from).sum();
+        if lo.is_finite() && hi.is_finite() {
+            return Part { hi_key: hi_key(hi.to_bits()), lo_key: lo_key(lo.to_bits()), nan, inf: 0 };
+        }
+        // There are infinities, or no values.
+        let finite = |worst: f32| move |v: &f32| if v.is_finite() { *v } else { worst };
+        let lo = self.0.iter().map(finite(f32::INFINITY)).fold(f32::INFINITY, f32::min);
+        let hi = self.0.iter().map(finite(f32::NEG_INFINITY)).fold(f32::NEG_INFINITY, f32::max);
+        let inf = self.0.iter().map(|v| u64::from(v.is_infinite())).sum();
+        // An infinity here means that there was no finite value; its key is as good as none.
+        Part { hi_key: hi_key(hi.to_bits()), lo_key: lo_key(lo.to_bits()), nan, inf }
     }
-    step(rest);
-    let lo = lo.into_iter().fold(f32::INFINITY, f32::min);
-    let hi = hi.into_iter().fold(f32::NEG_INFINITY, f32::max);
-    let (mut nan, mut inf) = (0, 0);
-    if odd.iter().any(|&seen| seen != 0) {
-        nan = x.iter().filter(|v| v.is_nan()).count() as u64;
-        inf = x.iter().filter(|v| v.is_infinite()).count() as u64;
-    }
-    // An infinity here means that there was no finite value; its key is as good as none.
-    Part { hi_key: hi_key(hi.to_bits()), lo_key: lo_key(lo.to_bits()), nan, inf }
 }
 
-fn exact(x: &[f32]) -> Part {
-    let mut part = Part::default();
-    for bits in x.iter().map(|v| v.to_bits()) {
-        part.hi_key = part.hi_key.max(hi_key(bits));
-        part.lo_key = part.lo_key.max(lo_key(bits));
-        let magnitude = bits & 0x7fff_ffff;
-        part.nan += u64::from(magnitude > 0x7f80_0000);
-        part.inf += u64::from(magnitude == 0x7f80_0000);
+impl Part {
+    /// Of a block, by float arithmetic where it may be used.
+    pub(super) fn of(x: &[f32], ieee: bool) -> Self {
+        if ieee { simd::run(Ends(x)) } else { Self::exact(x) }
     }
-    part
+
+    pub(super) fn exact(x: &[f32]) -> Self {
+        let mut part = Self::default();
+        for bits in x.iter().map(|v| v.to_bits()) {
+            part.hi_key = part.hi_key.max(hi_key(bits));
+            part.lo_key = part.lo_key.max(lo_key(bits));
+            let magnitude = bits & 0x7fff_ffff;
+            part.nan += u64::from(magnitude > 0x7f80_0000);
+            part.inf += u64::from(magnitude == 0x7f80_0000);
+        }
+        part
+    }
+
+    pub(super) fn range(&self) -> Range {
+        Range { lo: f32::from_bits(from_lo_key(self.lo_key)), hi: f32::from_bits(from_hi_key(self.hi_key)) }
+    }
+
+    /// Whether all values are finite.
+    pub(super) fn is_finite(&self) -> bool {
+        self.nan + self.inf == 0
+    }
 }
 
 #[cfg(test)]

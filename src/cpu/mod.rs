@@ -16,14 +16,20 @@ mod float_env;
 mod fold;
 mod loss;
 mod min_max;
+mod nibble;
 mod observe;
 mod quantize;
 mod scale;
+mod simd;
+mod units;
 
-pub use dequantize::dequantize;
-pub use fake_quantize::{fake_quantize, fake_quantize_with_scales};
+pub use dequantize::{dequantize, dequantize_into};
+pub use fake_quantize::{fake_quantize, fake_quantize_into, fake_quantize_with_scales};
 pub use loss::loss;
 pub use min_max::{Range, Ranges, min_max};
 pub use observe::{merge_ranges, observe, scales};
-pub use quantize::{quantize, quantize_with_scales};
+pub use quantize::{quantize, quantize_into, quantize_with_scales, quantize_with_scales_into};
 pub use scale::{scale, zero_point};
+#[doc(hidden)]
+pub use simd::limit_simd_level;
+pub use simd::{SimdLevel, simd_level};

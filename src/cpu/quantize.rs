@@ -1,14 +1,19 @@
 //! From values to codes; twin of `shaders/quantize.wgsl`.
 
-use super::code::Coder;
-use super::fold::{Run, TASK_ELEMS, for_each_run, map_tasks};
-use super::min_max::min_max;
-use super::{loss, scale, zero_point};
+use super::code::{Coder, Field, Made};
+use super::fold::{Run, Slots, Values, backwards, blocks, recycled, runs, task_elems};
+use super::loss::{self, loss};
+use super::min_max::parts;
+use super::scale::scale_and_zero_point;
+use super::units::{AddLoss, Parcel, PerUnit, Stretch, encode_units, stretch};
+use super::{float_env, nibble};
 use crate::error::Result;
-use crate::layout::{Granularity, RangeUnits};
+use crate::layout::RangeUnits;
 use crate::quantized::{Counts, LossDetail, QuantizeOutput, Quantized, Spec, check_given, code_bytes};
 use crate::tensor::Tensor;
 use rayon::prelude::*;
+use std::borrow::Cow;
+use std::mem;
 use std::ops::Range;
 
 /// Quantizes a tensor: finds the ranges, computes scales and zero points, rounds and clamps every value to its code.
@@ -50,7 +55,59 @@ use std::ops::Range;
 /// # Ok::<(), wgpu_quant::Error>(())
 /// ```
 pub fn quantize(x: Tensor<'_>, spec: &Spec) -> Result<QuantizeOutput> {
-    encode(x, spec, Scaling::found(x, spec)?)
+    let mut out = QuantizeOutput::empty();
+    quantize_into(x, spec, &mut out)?;
+    Ok(out)
+}
+
+/// [`quantize`] into the memory of an earlier output: where that was as large, no codes' memory is allocated and cleared
+/// again.
+///
+/// The formula and all that is said there hold here.
+///
+/// `out` may be of any shape and scheme before, and is what [`quantize`] returns afterwards.
+///
+/// # Errors
+/// Those of [`quantize`]; `out` stays as it is then.
+///
+/// ```
+/// use wgpu_quant::{Scheme, Spec, Tensor, cpu};
+/// let spec = Spec::new(Scheme::INT8_ABSMAX);
+/// let mut out = cpu::quantize(Tensor::new(&[1.0, -2.0], &[2])?, &spec)?;
+/// cpu::quantize_into(Tensor::new(&[0.5, 1.0], &[2])?, &spec, &mut out)?;
+/// assert_eq!(out.tensor.code_values(), [64, 127]);
+/// # Ok::<(), wgpu_quant::Error>(())
+/// ```
+pub fn quantize_into(x: Tensor<'_>, spec: &Spec, out: &mut QuantizeOutput) -> Result<()> {
+    let units = spec.units(x.shape())?;
+    let mut to = Room::new(x, spec, out)?;
+    let bits = spec.scheme.code().bits();
+    let (counts, sums) = match stretch(units, x.row_elems(), bits) {
+        Some(stretch) if !spec.scheme.is_cast() => {
+            to.scales = recycled(mem::take(&mut to.scales), units.units);
+            to.zero_points =
+                recycled(mem::take(&mut to.zero_points), if spec.scheme.has_zero_point() { units.units } else { 0 });
+            let mut sums = vec![loss::Part::default(); if spec.loss == LossDetail::None { 0 } else { units.units }];
+            let scales = (&mut to.scales[..], &mut to.zero_points[..], &mut sums[..]);
+            let counts = match bits {
+                4 => packed_units(x, spec, units, stretch, &mut to.codes, scales),
+                8 => by_units(x, spec, units, stretch, &mut to.codes, scales, loss::Part::add_fine),
+                _ => {
+                    let codes = to.codes.as_chunks_mut::<2>().0;
+                    by_units(x, spec, units, stretch, codes, scales, loss::Part::add_fine)
+                }
+            };
+            (counts, sums)
+        }
+        _ => {
+            let scaling = Scaling::found(x, spec, units, mem::take(&mut to.scales), mem::take(&mut to.zero_points));
+            let made = encode(x, spec, &scaling, &mut to.codes);
+            (to.scales, to.zero_points) = (scaling.scales.into_owned(), scaling.zero_points.into_owned());
+            made
+        }
+    };
+    *out = to.output(x, spec, counts, sums)?;
+    Ok(())
 }
 
 /// Quantizes a tensor with given scales and zero points: [`quantize`] without its first two stages.
@@ -75,45 +132,167 @@ pub fn quantize(x: Tensor<'_>, spec: &Spec) -> Result<QuantizeOutput> {
 /// # Ok::<(), wgpu_quant::Error>(())
 /// ```
 pub fn quantize_with_scales(x: Tensor<'_>, spec: &Spec, scales: &[f32], zero_points: &[i32]) -> Result<QuantizeOutput> {
-    encode(x, spec, Scaling::given(x, spec, scales, zero_points)?)
+    let mut out = QuantizeOutput::empty();
+    quantize_with_scales_into(x, spec, scales, zero_points, &mut out)?;
+    Ok(out)
 }
 
-/// What must be known before the first code: scales, zero points, and the counts but `clipped_elems`.
-pub(super) struct Scaling {
+/// [`quantize_with_scales`] into the memory of an earlier output, as [`quantize_into`] does it.
+///
+/// The formula and all that is said there hold here.
+///
+/// # Errors
+/// Those of [`quantize_with_scales`]; `out` stays as it is then.
+///
+/// ```
+/// use wgpu_quant::{Scheme, Spec, Tensor, cpu};
+/// let spec = Spec::new(Scheme::INT8_ABSMAX);
+/// let mut out = cpu::quantize(Tensor::new(&[1.0, -2.0], &[2])?, &spec)?;
+/// cpu::quantize_with_scales_into(Tensor::new(&[-1.5, 0.25], &[2])?, &spec, &[0.5], &[], &mut out)?;
+/// assert_eq!(out.tensor.code_values(), [-3, 0]);
+/// # Ok::<(), wgpu_quant::Error>(())
+/// ```
+pub fn quantize_with_scales_into(
+    x: Tensor<'_>,
+    spec: &Spec,
+    scales: &[f32],
+    zero_points: &[i32],
+    out: &mut QuantizeOutput,
+) -> Result<()> {
+    let scaling = Scaling::given(x, spec, scales, zero_points)?;
+    let mut to = Room::new(x, spec, out)?;
+    let (counts, sums) = encode(x, spec, &scaling, &mut to.codes);
+    to.scales.clear();
+    to.scales.extend_from_slice(scales);
+    to.zero_points.clear();
+    to.zero_points.extend_from_slice(zero_points);
+    *out = to.output(x, spec, counts, sums)?;
+    Ok(())
+}
+
+/// The memory that an output goes to.
+struct Room {
+    codes: Vec<u8>,
+    scales: Vec<f32>,
+    zero_points: Vec<i32>,
+}
+
+impl Room {
+    /// That of an earlier output, as far as it reaches.
+    fn new(x: Tensor<'_>, spec: &Spec, out: &mut QuantizeOutput) -> Result<Self> {
+        let bytes = code_bytes(x.shape(), spec.scheme.code())?;
+        let (codes, scales, zero_points) = mem::replace(out, QuantizeOutput::empty()).tensor.into_parts();
+        Ok(Self { codes: recycled(codes, bytes), scales, zero_points })
+    }
+
+    fn output(self, x: Tensor<'_>, spec: &Spec, counts: Counts, sums: Vec<loss::Part>) -> Result<QuantizeOutput> {
+        let Self { codes, scales, zero_points } = self;
+        let tensor = Quantized::computed(spec.scheme, spec.granularity, x.shape().to_vec(), codes, scales, zero_points);
+        let per_element = spec.loss == LossDetail::PerElement;
+        let loss = match spec.loss {
+            LossDetail::None => None,
+            _ if spec.scheme.is_cast() => Some(loss(x, &tensor, per_element)?),
+            _ => Some(loss::finish(x, &tensor, tensor.scales(), sums, per_element)),
+        };
+        Ok(QuantizeOutput::new(tensor, counts, loss))
+    }
+}
+
+/// Range, scale and codes of unit after unit: for units that fit in the cache.
+pub(super) fn by_units<T: Made>(
+    x: Tensor<'_>,
+    spec: &Spec,
+    units: RangeUnits,
+    stretch: Stretch,
+    out: &mut [T],
+    per_unit: PerUnit<'_>,
+    add_loss: AddLoss<T>,
+) -> Counts {
+    let tasks = Parcel::tasks(units, stretch, out, stretch.elems, per_unit);
+    tasks.into_par_iter().map(|parcel| encode_units(x, spec, units, parcel, add_loss)).reduce(Counts::default, add)
+}
+
+/// The same of codes that lie two in a byte.
+fn packed_units(
+    x: Tensor<'_>,
+    spec: &Spec,
+    units: RangeUnits,
+    stretch: Stretch,
+    bytes: &mut [u8],
+    per_unit: PerUnit<'_>,
+) -> Counts {
+    let row_elems = x.row_elems();
+    let row_bytes = row_elems.div_ceil(2);
+    // A stretch ends with a row or within a byte of no row.
+    let stretch_bytes =
+        if stretch.elems.is_multiple_of(row_elems) { stretch.elems / row_elems * row_bytes } else { stretch.elems / 2 };
+    let tasks = Parcel::tasks(units, stretch, bytes, stretch_bytes, per_unit);
+    let encode = |codes: &mut Vec<u8>, parcel: Parcel<'_, u8>| {
+        let Parcel { elems, out, scales, zero_points, sums } = parcel;
+        codes.resize(elems.len(), 0);
+        let (first, first_unit) = (elems.start, units.unit_of(elems.start));
+        let inner = Parcel { elems, out: codes, scales, zero_points: &mut *zero_points, sums };
+        let counts = encode_units(x, spec, units, inner, loss::Part::add_fine);
+        let pad = |elem| zero_points.get(units.unit_of(elem) - first_unit).copied().unwrap_or(0);
+        nibble::pack(codes, first, row_elems, pad, out);
+        counts
+    };
+    tasks.into_par_iter().map_init(Vec::new, encode).reduce(Counts::default, add)
+}
+
+pub(super) fn add(mut counts: Counts, more: Counts) -> Counts {
+    counts.merge(more);
+    counts
+}
+
+/// Scales and zero points that are known before the first code.
+pub(super) struct Scaling<'a> {
     pub(super) units: RangeUnits,
-    pub(super) scales: Vec<f32>,
-    pub(super) zero_points: Vec<i32>,
-    pub(super) counts: Counts,
+    pub(super) scales: Cow<'a, [f32]>,
+    pub(super) zero_points: Cow<'a, [i32]>,
+    /// Whether all values of a unit are finite and none is clipped; of given scales nobody knows.
+    ordinary: Vec<bool>,
 }
 
-impl Scaling {
-    /// From the ranges.
-    pub(super) fn found(x: Tensor<'_>, spec: &Spec) -> Result<Self> {
-        let (units, scheme) = (spec.units(x.shape())?, spec.scheme);
-        let ranges = min_max(x, spec.granularity)?;
-        let scales: Vec<f32> = match scheme.is_cast() {
-            true => vec![],
-            false => ranges.units.par_iter().map(|&range| scale(range, scheme)).collect(),
-        };
-        let zero_points = match scheme.has_zero_point() {
-            true => ranges.units.par_iter().zip(&scales).map(|(&range, &s)| zero_point(range, s, scheme)).collect(),
-            false => vec![],
-        };
-        let counts = Counts { clipped_elems: 0, nan_elems: ranges.nan_elems, inf_elems: ranges.inf_elems };
-        Ok(Self { units, scales, zero_points, counts })
+impl<'a> Scaling<'a> {
+    /// From the ranges, into these vectors.
+    pub(super) fn found(
+        x: Tensor<'_>,
+        spec: &Spec,
+        units: RangeUnits,
+        scales: Vec<f32>,
+        zero_points: Vec<i32>,
+    ) -> Scaling<'static> {
+        let scheme = spec.scheme;
+        if scheme.is_cast() {
+            return Scaling { units, scales: Cow::default(), zero_points: Cow::default(), ordinary: vec![] };
+        }
+        let parts = parts(x, units);
+        let mut scales = recycled(scales, units.units);
+        let mut zero_points = recycled(zero_points, units.units);
+        let all = parts.par_iter().zip(&mut scales).zip(&mut zero_points);
+        let ordinary = all
+            .map(|((part, s), z)| {
+                let ieee = float_env::is_ieee_default();
+                (*s, *z) = scale_and_zero_point(part.range(), scheme, ieee);
+                let coder = Coder { scheme, saturate: false, s: *s, z: *z, ieee };
+                part.is_finite() && coder.holds(part.range())
+            })
+            .collect();
+        if !scheme.has_zero_point() {
+            zero_points.clear();
+        }
+        Scaling { units, scales: Cow::Owned(scales), zero_points: Cow::Owned(zero_points), ordinary }
     }
 
     /// From what the caller knows.
-    pub(super) fn given(x: Tensor<'_>, spec: &Spec, scales: &[f32], zero_points: &[i32]) -> Result<Self> {
+    pub(super) fn given(x: Tensor<'_>, spec: &Spec, scales: &'a [f32], zero_points: &'a [i32]) -> Result<Self> {
         let units = spec.units(x.shape())?;
         check_given(spec.scheme, units, scales, zero_points)?;
-        // The range is not needed, but the counts of NaN and Inf come with it.
-        let ranges = min_max(x, Granularity::Tensor)?;
-        let counts = Counts { clipped_elems: 0, nan_elems: ranges.nan_elems, inf_elems: ranges.inf_elems };
-        Ok(Self { units, scales: scales.to_vec(), zero_points: zero_points.to_vec(), counts })
+        Ok(Self { units, scales: Cow::Borrowed(scales), zero_points: Cow::Borrowed(zero_points), ordinary: vec![] })
     }
 
-    pub(super) fn coder(&self, spec: &Spec, run: &Run) -> Coder {
+    fn coder(&self, spec: &Spec, run: &Run) -> Coder {
         let s = self.scales.get(run.unit).copied().unwrap_or(1.0);
         Coder { scheme: spec.scheme, saturate: spec.saturate, s, z: self.zero_point(run.unit), ieee: run.ieee }
     }
@@ -121,77 +300,102 @@ impl Scaling {
     fn zero_point(&self, unit: usize) -> i32 {
         self.zero_points.get(unit).copied().unwrap_or(0)
     }
+
+    /// Makes something of each of these elements.
+    pub(super) fn encode<T: Made>(
+        &self,
+        x: Tensor<'_>,
+        spec: &Spec,
+        elems: Range<usize>,
+        out: &mut [T],
+        mut visit: impl FnMut(&Run, &Coder, &[f32], &[T]),
+    ) -> Counts {
+        let (first, mut counts, mut values) = (elems.start, Counts::default(), Values::new(x));
+        for run in runs(self.units, elems) {
+            let coder = self.coder(spec, &run);
+            let ordinary = self.ordinary.get(run.unit).copied().unwrap_or(false);
+            for block in blocks(run.elems.clone()) {
+                let (x, out) = (values.get(block.clone()), &mut out[block.start - first..block.end - first]);
+                counts.merge(coder.encode(x, ordinary, out));
+                visit(&run, &coder, x, out);
+            }
+        }
+        counts
+    }
 }
 
-fn encode(x: Tensor<'_>, spec: &Spec, scaling: Scaling) -> Result<QuantizeOutput> {
-    let mut codes = vec![0u8; code_bytes(x.shape(), spec.scheme.code())?];
-    let clipped_elems = match spec.scheme.code().bits() {
-        4 => nibbles(x, spec, &scaling, &mut codes),
-        8 => map_tasks(&mut codes, TASK_ELEMS, |first, out| {
-            encode_elems(x, spec, &scaling, first..first + out.len(), out, |code| code as u8)
+/// Stores all codes.
+fn encode(x: Tensor<'_>, spec: &Spec, scaling: &Scaling<'_>, bytes: &mut [u8]) -> (Counts, Vec<loss::Part>) {
+    let task_elems = task_elems(scaling.units);
+    match spec.scheme.code().bits() {
+        4 => {
+            let row_elems = x.row_elems();
+            let row_bytes = row_elems.div_ceil(2);
+            let elem_of = |byte: usize| byte / row_bytes * row_elems + byte % row_bytes * 2;
+            let pad = |elem| scaling.zero_point(scaling.units.unit_of(elem));
+            // Tasks own whole bytes, so that none shares one with another.
+            in_tasks(spec, scaling, bytes, task_elems / 2, |codes: &mut Vec<u8>, first_byte, bytes| {
+                let elems = elem_of(first_byte)..elem_of(first_byte + bytes.len());
+                codes.resize(elems.len(), 0);
+                let made = encode_task(x, spec, scaling, elems.clone(), codes);
+                nibble::pack(codes, elems.start, row_elems, pad, bytes);
+                made
+            })
+        }
+        8 => in_tasks(spec, scaling, bytes, task_elems, |_, first, codes| {
+            encode_task(x, spec, scaling, first..first + codes.len(), codes)
         }),
-        _ => map_tasks(codes.as_chunks_mut::<2>().0, TASK_ELEMS, |first, out| {
-            encode_elems(x, spec, &scaling, first..first + out.len(), out, |code| (code as u16).to_le_bytes())
+        _ => in_tasks(spec, scaling, bytes.as_chunks_mut::<2>().0, task_elems, |_, first, codes| {
+            encode_task(x, spec, scaling, first..first + codes.len(), codes)
         }),
-    };
-    let Scaling { scales, zero_points, counts, .. } = scaling;
-    let shape = x.shape().to_vec();
-    let tensor = Quantized::from_parts(spec.scheme, spec.granularity, shape, codes, scales, zero_points)?;
-    let loss = match spec.loss {
-        LossDetail::None => None,
-        detail => Some(loss(x, &tensor, detail == LossDetail::PerElement)?),
-    };
-    Ok(QuantizeOutput::new(tensor, Counts { clipped_elems, ..counts }, loss))
+    }
 }
 
-/// Stores the codes of these elements; returns the number of clipped ones.
-fn encode_elems<T>(
+type MadeByTask = (Counts, Option<Slots<loss::Part>>);
+
+/// Runs `work(buffer, first, out)` on stretches of `out`, and brings together what they return.
+fn in_tasks<T: Send>(
+    spec: &Spec,
+    scaling: &Scaling<'_>,
+    out: &mut [T],
+    task_len: usize,
+    work: impl Fn(&mut Vec<u8>, usize, &mut [T]) -> MadeByTask + Sync,
+) -> (Counts, Vec<loss::Part>) {
+    let all: Vec<MadeByTask> =
+        backwards(out, task_len).map_init(Vec::new, |buffer, (task, out)| work(buffer, task * task_len, out)).collect();
+    let mut counts = Counts::default();
+    let lossy = spec.loss != LossDetail::None && !spec.scheme.is_cast();
+    let mut sums = vec![loss::Part::default(); if lossy { scaling.units.units } else { 0 }];
+    for (more, slots) in all {
+        counts.merge(more);
+        if let Some(slots) = slots {
+            slots.merge_into(&mut sums, |a, b| a.merge(&b));
+        }
+    }
+    (counts, sums)
+}
+
+fn encode_task<T: Field>(
     x: Tensor<'_>,
     spec: &Spec,
-    scaling: &Scaling,
+    scaling: &Scaling<'_>,
     elems: Range<usize>,
     out: &mut [T],
-    store: impl Fn(i32) -> T,
-) -> u64 {
-    let (first, mut clipped) = (elems.start, 0);
-    for_each_run(x, scaling.units, elems, |run, x| {
-        clipped += scaling.coder(spec, &run).encode(x, &mut out[run.within(first)], &store);
+) -> MadeByTask {
+    if spec.loss == LossDetail::None || spec.scheme.is_cast() {
+        return (scaling.encode(x, spec, elems, out, |_, _, _, _| {}), None);
+    }
+    let mut slots = Slots::new(scaling.units, &elems, &loss::Part::default());
+    let counts = scaling.encode(x, spec, elems, out, |run, coder, x, codes| {
+        slots.of(run.unit).add_fine(coder, x, codes);
     });
-    clipped
-}
-
-/// Stores 4-bit codes: tasks own whole bytes, so that none shares one with another.
-fn nibbles(x: Tensor<'_>, spec: &Spec, scaling: &Scaling, bytes: &mut [u8]) -> u64 {
-    let row_elems = x.row_elems();
-    let row_bytes = row_elems.div_ceil(2);
-    let elem_of = |byte: usize| byte / row_bytes * row_elems + byte % row_bytes * 2;
-    map_tasks(bytes, TASK_ELEMS / 2, |first_byte, bytes| {
-        let elems = elem_of(first_byte)..elem_of(first_byte + bytes.len());
-        let mut codes = vec![0u8; elems.len()];
-        let clipped = encode_elems(x, spec, scaling, elems.clone(), &mut codes, |code| code as u8 & 0xf);
-        // Row by row, each of which begins with a byte of its own.
-        let (mut at, mut rest, mut codes) = (first_byte, bytes, &codes[..]);
-        while !rest.is_empty() {
-            let (now, later) = rest.split_at_mut(rest.len().min(row_bytes - at % row_bytes));
-            let (own, others) = codes.split_at(elem_of(at + now.len()) - elem_of(at));
-            let (pairs, spare) = own.as_chunks::<2>();
-            for (byte, [even, odd]) in now.iter_mut().zip(pairs) {
-                *byte = even | odd << 4;
-            }
-            if let ([last], Some(byte)) = (spare, now.last_mut()) {
-                let unit = scaling.units.unit_of(elem_of(at + own.len().div_ceil(2)) - 1);
-                *byte = last | (scaling.zero_point(unit) as u8) << 4;
-            }
-            (at, rest, codes) = (at + own.len().div_ceil(2), later, others);
-        }
-        clipped
-    })
+    (counts, Some(slots))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::layout::Granularity::{Channel, Group};
+    use crate::layout::Granularity::{self, Channel, Group};
     use crate::scheme::Scheme;
     use crate::tensor::ElemType;
     use crate::test_data::{KINDS, Rng, data};

@@ -1,5 +1,6 @@
 //! From a range to a scale and a zero point; twin of `shaders/scale.wgsl`.
 
+use super::code::WHOLE;
 use super::float_env;
 use super::min_max::Range;
 use crate::exact::scale::{scale_of, zero_point_of};
@@ -72,6 +73,59 @@ pub fn zero_point(range: Range, scale: f32, scheme: Scheme) -> i32 {
         plain_zero_point(range, scale, scheme)
     } else {
         exact_zero_point(range, scale, scheme)
+    }
+}
+
+/// The scale and the zero point of a range, by float arithmetic where it may be used.
+pub(super) fn scale_and_zero_point(range: Range, scheme: Scheme, ieee: bool) -> (f32, i32) {
+    if ieee {
+        let s = plain_scale(range, scheme);
+        (s, plain_zero_point(range, s, scheme))
+    } else {
+        let s = exact_scale(range, scheme);
+        (s, exact_zero_point(range, s, scheme))
+    }
+}
+
+/// The scales of many ranges, by float arithmetic: [`plain_scale`] without branches, so that loops become ones of vectors.
+#[inline(always)]
+pub(super) fn plain_scales(ends: [&[f32]; 2], scheme: Scheme, scales: &mut [f32]) {
+    #[inline(always)]
+    fn each([lo, hi]: [&[f32]; 2], scales: &mut [f32], zero: f32, scale: impl Fn(f32, f32) -> f32) {
+        for ((to, &lo), &hi) in scales.iter_mut().zip(lo).zip(hi) {
+            let s = scale(lo, hi);
+            *to = if s == 0.0 { zero } else { s };
+        }
+    }
+    let (zero, divisor, qmax) = (scheme.zero_scale(), scheme.divisor(), scheme.qmax() as f32);
+    let amax = |lo: f32, hi: f32| if -lo > hi { -lo } else { hi };
+    let over_width = |lo: f32, hi: f32| {
+        let (width, parts) = ((hi - lo) / divisor, hi / divisor + -lo / divisor);
+        if width < f32::INFINITY { width } else { parts }
+    };
+    match scheme.mapping() {
+        Mapping::AbsMax | Mapping::HalfRange => each(ends, scales, zero, |lo, hi| amax(lo, hi) / divisor),
+        Mapping::MinMax => each(ends, scales, zero, |lo, hi| {
+            let (constant, width) = (amax(lo, hi) / qmax, over_width(lo, hi));
+            if lo == hi { constant } else { width }
+        }),
+        Mapping::Affine => each(ends, scales, zero, |lo, hi| {
+            over_width(if lo < 0.0 { lo } else { 0.0 }, if hi > 0.0 { hi } else { 0.0 })
+        }),
+        Mapping::Cast => {}
+    }
+}
+
+/// The zero points of many ranges and scales: [`plain_zero_point`] without branches.
+#[inline(always)]
+pub(super) fn plain_zero_points(lo: &[f32], scales: &[f32], scheme: Scheme, zero_points: &mut [i32]) {
+    let (qmin, qmax) = (scheme.qmin() as f32, scheme.qmax() as f32);
+    for ((to, &lo), &s) in zero_points.iter_mut().zip(lo).zip(scales) {
+        let z = qmin - (if lo < 0.0 { lo } else { 0.0 }) / s;
+        // The ends are whole numbers, so that it does not matter what comes first, rounding or clamping.
+        let z = if z > qmin { z } else { qmin };
+        let z = if z < qmax { z } else { qmax };
+        *to = (z + WHOLE).to_bits().wrapping_sub(WHOLE.to_bits()).cast_signed();
     }
 }
 

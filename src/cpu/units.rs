@@ -1,0 +1,360 @@
+//! Range units that fit in a core's cache: range, scale and codes of one after the other, in one read of the tensor.
+
+use super::code::{Coder, Made, WHOLE, quotients};
+use super::float_env;
+use super::fold::{TASK_ELEMS, Values, blocks, runs};
+use super::loss;
+use super::min_max::Part;
+use super::scale::{plain_scales, plain_zero_points, scale_and_zero_point};
+use super::simd::{self, Kernel};
+use crate::layout::RangeUnits;
+use crate::quantized::{Counts, Spec};
+use crate::scheme::Mapping;
+use crate::tensor::Tensor;
+use std::ops::Range;
+
+/// The most elements of a unit that is read once: with its codes it fits in a core's second cache.
+const CACHED_ELEMS: usize = 1 << 16;
+/// Units of so few elements are worth being taken together.
+const FEW_ELEMS: usize = 256;
+/// Elements of units that are taken together.
+const TOGETHER_ELEMS: usize = 1024;
+
+/// The shortest stretch with whole range units that begins and ends with a whole byte of codes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Stretch {
+    pub(super) elems: usize,
+    pub(super) units: usize,
+}
+
+/// `None` where a unit comes more than once, or a stretch does not fit in the cache.
+pub(super) fn stretch(units: RangeUnits, row_elems: usize, code_bits: u32) -> Option<Stretch> {
+    let RangeUnits { outer, inner_elems, ragged_row_elems, .. } = units;
+    if outer != 1 || units.elems() == 0 {
+        return None;
+    }
+    // A byte of codes ends with its row.
+    let whole_bytes = code_bits != 4 || inner_elems.is_multiple_of(row_elems) || inner_elems.is_multiple_of(2);
+    let stretch = if ragged_row_elems == 0 && whole_bytes {
+        Stretch { elems: inner_elems, units: 1 }
+    } else {
+        Stretch { elems: row_elems, units: row_elems.div_ceil(inner_elems) }
+    };
+    Some(stretch).filter(|stretch| stretch.elems <= CACHED_ELEMS)
+}
+
+/// What a task reads and writes.
+pub(super) struct Parcel<'a, T> {
+    pub(super) elems: Range<usize>,
+    pub(super) out: &'a mut [T],
+    pub(super) scales: &'a mut [f32],
+    /// One per unit, or none.
+    pub(super) zero_points: &'a mut [i32],
+    /// The same.
+    pub(super) sums: &'a mut [loss::Part],
+}
+
+impl<'a, T> Parcel<'a, T> {
+    /// Cuts a tensor into tasks of whole stretches, each of so many items of `out`.
+    pub(super) fn tasks(
+        units: RangeUnits,
+        stretch: Stretch,
+        mut out: &'a mut [T],
+        stretch_items: usize,
+        (mut scales, mut zero_points, mut sums): PerUnit<'a>,
+    ) -> Vec<Self> {
+        fn take<'a, V>(from: &mut &'a mut [V], n: usize) -> &'a mut [V] {
+            let all = std::mem::take(from);
+            let (now, later) = all.split_at_mut(n.min(all.len()));
+            *from = later;
+            now
+        }
+        let stretches = (TASK_ELEMS / stretch.elems).max(1);
+        let task_elems = stretches * stretch.elems;
+        let n = units.elems();
+        (0..n)
+            .step_by(task_elems)
+            .map(|start| Parcel {
+                elems: start..(start + task_elems).min(n),
+                out: take(&mut out, stretches * stretch_items),
+                scales: take(&mut scales, stretches * stretch.units),
+                zero_points: take(&mut zero_points, stretches * stretch.units),
+                sums: take(&mut sums, stretches * stretch.units),
+            })
+            .collect()
+    }
+}
+
+/// Scales, and zero points and what the loss adds up to, if any, of each range unit.
+pub(super) type PerUnit<'a> = (&'a mut [f32], &'a mut [i32], &'a mut [loss::Part]);
+
+/// Adds values and their codes to a unit's loss.
+pub(super) type AddLoss<T> = fn(&mut loss::Part, &Coder, &[f32], &[T]);
+
+/// Finds scales and zero points, and makes something of every value.
+pub(super) fn encode_units<T: Made>(
+    x: Tensor<'_>,
+    spec: &Spec,
+    units: RangeUnits,
+    parcel: Parcel<'_, T>,
+    add_loss: AddLoss<T>,
+) -> Counts {
+    let Parcel { elems, out, scales, zero_points, sums } = parcel;
+    let ieee = float_env::is_ieee_default();
+    let (first, first_unit) = (elems.start, units.unit_of(elems.start));
+    let mut values = Values::new(x);
+    let mut counts = Counts::default();
+    if ieee && units.inner_elems <= FEW_ELEMS {
+        let whole = if units.ragged_row_elems == 0 { units.inner_elems } else { units.ragged_row_elems };
+        let step = (values.block_elems() / whole).max(1) * whole;
+        let whole_units = whole.div_ceil(units.inner_elems);
+        let mut unit = 0;
+        for start in elems.clone().step_by(step) {
+            let block = start..(start + step).min(elems.end);
+            let n = block.len() / whole * whole_units;
+            let x = values.get(block.clone());
+            let out = &mut out[block.start - first..block.end - first];
+            let scales = &mut scales[unit..unit + n];
+            let zero_points = if zero_points.is_empty() { &mut [] } else { &mut zero_points[unit..unit + n] };
+            // Rows whose last unit is short, one by one.
+            let row_elems = if units.ragged_row_elems == 0 { x.len() } else { whole };
+            let row_units = row_elems.div_ceil(units.inner_elems);
+            for (row, x) in x.chunks(row_elems).enumerate() {
+                let own = row * row_units..(row + 1) * row_units;
+                let few = Few {
+                    x,
+                    spec,
+                    unit_elems: units.inner_elems,
+                    scales: &mut scales[own.clone()],
+                    zero_points: if zero_points.is_empty() { &mut [] } else { &mut zero_points[own] },
+                    out: &mut out[row * row_elems..][..x.len()],
+                };
+                counts.merge(simd::run(few));
+            }
+            if !sums.is_empty() {
+                let mut at = 0;
+                for (i, sums) in sums[unit..unit + n].iter_mut().enumerate() {
+                    let coder = Coder {
+                        scheme: spec.scheme,
+                        saturate: false,
+                        s: scales[i],
+                        z: zero_points.get(i).copied().unwrap_or(0),
+                        ieee,
+                    };
+                    let end = units.run_end(block.start + at) - block.start;
+                    add_loss(sums, &coder, &x[at..end], &out[at..end]);
+                    at = end;
+                }
+            }
+            unit += n;
+        }
+        return counts;
+    }
+    for run in runs(units, elems) {
+        let unit = run.unit - first_unit;
+        let mut part = Part::default();
+        for block in blocks(run.elems.clone()) {
+            part.merge(&Part::of(values.get(block), ieee));
+        }
+        let (s, z) = scale_and_zero_point(part.range(), spec.scheme, ieee);
+        scales[unit] = s;
+        if let Some(to) = zero_points.get_mut(unit) {
+            *to = z;
+        }
+        let coder = Coder { scheme: spec.scheme, saturate: spec.saturate, s, z, ieee };
+        let ordinary = part.is_finite() && coder.holds(part.range());
+        for block in blocks(run.elems) {
+            let (x, out) = (values.get(block.clone()), &mut out[block.start - first..block.end - first]);
+            counts.merge(coder.encode(x, ordinary, out));
+            if let Some(sums) = sums.get_mut(unit) {
+                add_loss(sums, &coder, x, out);
+            }
+        }
+    }
+    counts
+}
+
+/// Consecutive units of so many elements; the last may be short.
+struct Few<'a, T> {
+    x: &'a [f32],
+    spec: &'a Spec,
+    unit_elems: usize,
+    scales: &'a mut [f32],
+    zero_points: &'a mut [i32],
+    out: &'a mut [T],
+}
+
+impl<T: Made> Kernel for Few<'_, T> {
+    type Output = Counts;
+
+    #[inline(always)]
+    fn run(self) -> Counts {
+        match self.unit_elems {
+            32 => self.each::<32>(),
+            64 => self.each::<64>(),
+            128 => self.each::<128>(),
+            _ => self.each::<0>(),
+        }
+    }
+}
+
+impl<T: Made> Few<'_, T> {
+    /// With units of `N` elements, if that is not 0.
+    #[inline(always)]
+    fn each<const N: usize>(self) -> Counts {
+        let Self { x, spec, unit_elems, scales, zero_points, out } = self;
+        let unit_elems = if N == 0 { unit_elems } else { N };
+        let scheme = spec.scheme;
+        let made = T::from_sum(scheme);
+        let mut counts = Counts::default();
+        let mut room = Room::new();
+        let (mut lo, mut hi) = ([0f32; TOGETHER_ELEMS], [0f32; TOGETHER_ELEMS]);
+        let (mut s_of, mut z_of) = ([0f32; TOGETHER_ELEMS], [0; TOGETHER_ELEMS]);
+        let mut no_zero_points = [0; TOGETHER_ELEMS];
+        let step_units = (TOGETHER_ELEMS / unit_elems).max(1);
+        let mut unit = 0;
+        for (x, out) in x.chunks(step_units * unit_elems).zip(out.chunks_mut(step_units * unit_elems)) {
+            let n = x.len().div_ceil(unit_elems);
+            let (lo, hi, scales) = (&mut lo[..n], &mut hi[..n], &mut scales[unit..unit + n]);
+            let finite = room.ends(x, unit_elems, scheme.mapping(), lo, hi);
+            plain_scales([lo, hi], scheme, scales);
+            let zero_points =
+                if zero_points.is_empty() { &mut no_zero_points[..n] } else { &mut zero_points[unit..unit + n] };
+            if scheme.has_zero_point() {
+                plain_zero_points(lo, scales, scheme, zero_points);
+            }
+            unit += n;
+            let mut clipped = 0u32;
+            for (((&lo, &hi), &s), &z) in lo.iter().zip(&*hi).zip(&*scales).zip(&*zero_points) {
+                let (first, last) = quotients(scheme, z);
+                clipped |= u32::from(!((first <= lo / s) & (hi / s <= last)));
+            }
+            if !finite || clipped != 0 {
+                let each = x.chunks(unit_elems).zip(out.chunks_mut(unit_elems)).zip(scales).zip(zero_points);
+                for (((x, out), &mut s), &mut z) in each {
+                    let coder = Coder { scheme, saturate: false, s, z, ieee: true };
+                    counts.merge(coder.encode(x, false, out));
+                }
+                continue;
+            }
+            // Every element's own scale, so that there is one loop over all of them.
+            spread::<N, _>(scales, unit_elems, &mut s_of);
+            if scheme.has_zero_point() {
+                spread::<N, _>(zero_points, unit_elems, &mut z_of);
+                for (((out, &v), &s), &z) in out.iter_mut().zip(x).zip(&s_of).zip(&z_of) {
+                    *out = made(v / s + WHOLE, s, z);
+                }
+            } else {
+                for ((out, &v), &s) in out.iter_mut().zip(x).zip(&s_of) {
+                    *out = made(v / s + WHOLE, s, 0);
+                }
+            }
+        }
+        counts
+    }
+}
+
+/// Each value so many times.
+#[inline(always)]
+fn spread<const N: usize, V: Copy>(values: &[V], times: usize, out: &mut [V]) {
+    if N == 0 {
+        for (out, &value) in out.chunks_mut(times).zip(values) {
+            out.fill(value);
+        }
+    } else {
+        for (out, &value) in out.as_chunks_mut::<N>().0.iter_mut().zip(values) {
+            *out = [value; N];
+        }
+    }
+}
+
+/// Where the ends of units are found, by halves: maxima of neighbours, of neighbours' maxima and so on, each a loop over
+/// all units.
+struct Room {
+    keys: [[i32; TOGETHER_ELEMS]; 2],
+}
+
+/// The least key of what is not finite.
+const ENDLESS: i32 = 0x7f80_0000;
+
+impl Room {
+    #[inline(always)]
+    fn new() -> Self {
+        Self { keys: [[0; TOGETHER_ELEMS]; 2] }
+    }
+
+    /// The ends of each unit; of rules that go by magnitude alone, the largest one and its opposite. Whether all values are
+    /// finite.
+    #[inline(always)]
+    fn ends(&mut self, x: &[f32], unit_elems: usize, mapping: Mapping, lo: &mut [f32], hi: &mut [f32]) -> bool {
+        // As signed numbers keys order as the values do, and those of NaN lie beyond the infinities'.
+        let key = |v: f32| {
+            let bits = v.to_bits().cast_signed();
+            bits ^ ((bits >> 31) & 0x7fff_ffff)
+        };
+        let value = |key: i32| f32::from_bits((key ^ ((key >> 31) & 0x7fff_ffff)).cast_unsigned()) + 0.0;
+        let mut most = 0;
+        if matches!(mapping, Mapping::AbsMax | Mapping::HalfRange) {
+            let keys = self.largest(x, unit_elems, |v| v.abs().to_bits().cast_signed());
+            for ((&key, lo), hi) in keys.iter().zip(&mut *lo).zip(&mut *hi) {
+                most = most.max(key);
+                (*lo, *hi) = (-value(key), value(key));
+            }
+        } else {
+            for (&key, hi) in self.largest(x, unit_elems, key).iter().zip(&mut *hi) {
+                most = most.max(key);
+                *hi = value(key);
+            }
+            for (&key, lo) in self.largest(x, unit_elems, |v| !key(v)).iter().zip(&mut *lo) {
+                most = most.max(key);
+                *lo = value(!key);
+            }
+        }
+        if most < ENDLESS {
+            return true;
+        }
+        for ((x, lo), hi) in x.chunks(unit_elems).zip(lo).zip(hi) {
+            let range = Part::exact(x).range();
+            (*lo, *hi) = (range.lo, range.hi);
+        }
+        false
+    }
+
+    /// The largest key of each unit.
+    #[inline(always)]
+    fn largest(&mut self, x: &[f32], unit_elems: usize, key: impl Fn(f32) -> i32) -> &[i32] {
+        let [a, b] = &mut self.keys;
+        let whole = x.len() / unit_elems * unit_elems;
+        let (mut from, mut to) = (&mut a[..], &mut b[..]);
+        let (mut n, mut left) = (whole, unit_elems);
+        if left % 2 == 0 {
+            for (to, &[a, b]) in to.iter_mut().zip(x[..whole].as_chunks().0) {
+                *to = key(a).max(key(b));
+            }
+            (n, left) = (n / 2, left / 2);
+        } else {
+            for (to, &v) in to.iter_mut().zip(&x[..whole]) {
+                *to = key(v);
+            }
+        }
+        while left % 2 == 0 {
+            (from, to) = (to, from);
+            for (to, &[a, b]) in to.iter_mut().zip(from[..n].as_chunks().0) {
+                *to = a.max(b);
+            }
+            (n, left) = (n / 2, left / 2);
+        }
+        if left > 1 {
+            (from, to) = (to, from);
+            for (to, keys) in to.iter_mut().zip(from[..n].chunks(left)) {
+                *to = keys.iter().copied().fold(i32::MIN, i32::max);
+            }
+            n /= left;
+        }
+        if whole < x.len() {
+            to[n] = x[whole..].iter().map(|&v| key(v)).fold(i32::MIN, i32::max);
+            n += 1;
+        }
+        &to[..n]
+    }
+}
