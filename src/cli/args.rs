@@ -2,8 +2,9 @@
 
 use clap::builder::{PathBufValueParser, PossibleValuesParser, TypedValueParser};
 use clap::error::ErrorKind;
-use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use globset::{Glob, GlobBuilder};
+use serde::Serialize;
 use std::path::PathBuf;
 use wgpu_quant::file::{Dtype, FileKind};
 use wgpu_quant::{Granularity, Scheme};
@@ -51,6 +52,7 @@ pub(crate) enum Command {
     Devices(DevicesArgs),
     #[cfg(feature = "gpu")]
     Selftest(SelftestArgs),
+    Bench(BenchArgs),
 }
 
 /// Quantize the float tensors of a file, and copy the others.
@@ -203,6 +205,51 @@ pub(crate) struct SelftestArgs {
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// Measure this machine against copies of the same bytes.
+///
+/// Kernels on data that stays on the adapter, host memory to host memory, and file to file, each beside a copy of its own
+/// kind. Every result is compared with the CPU path's before it is timed. A quiet machine measures best.
+#[derive(Debug, Args)]
+pub(crate) struct BenchArgs {
+    #[command(flatten)]
+    pub(crate) device: DeviceArg,
+    /// How large: millions (2^20) of f32 elements, in rows of 4096 [default: 1,16,64,256; without a hardware adapter 1,16,64,
+    /// and on a software adapter 1,16].
+    #[arg(long, value_name = "N,..", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..=4096))]
+    pub(crate) sizes: Vec<u16>,
+    /// How often each is measured; fewer where the time is up, but 3.
+    #[arg(long, value_name = "N", default_value_t = 9, value_parser = clap::value_parser!(u16).range(3..))]
+    pub(crate) rounds: u16,
+    /// About how long all may take.
+    #[arg(long, value_name = "S", default_value_t = 60)]
+    pub(crate) seconds: u16,
+    /// Only this; can be repeated [default: all].
+    #[arg(long, value_name = "REGION", value_enum)]
+    pub(crate) only: Vec<Region>,
+    /// Only operations whose name holds this text, and the copies; can be repeated [default: all].
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) case: Vec<String>,
+    /// Write the figures as JSON; `-` writes them to stdout in place of the tables.
+    #[arg(long, value_name = "REPORT")]
+    pub(crate) json: Option<PathBuf>,
+    /// Overwrite REPORT.
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+/// What is inside the timed region; figures of different regions are never compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Region {
+    /// Kernels on data that is on the adapter and stays there.
+    #[value(alias = "gpu")]
+    Kernels,
+    /// From host memory to host memory, on the CPU and on the adapter.
+    Host,
+    /// From a file to a file.
+    File,
 }
 
 #[derive(Debug, Args)]

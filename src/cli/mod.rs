@@ -1,6 +1,7 @@
 //! The command line: one file per command, which returns its text for stdout and its exit code.
 
 mod args;
+mod bench;
 mod choice;
 mod compare;
 mod dequantize;
@@ -67,6 +68,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Devices(args) => devices::run(&args),
         #[cfg(feature = "gpu")]
         Command::Selftest(args) => selftest::run(&args),
+        Command::Bench(args) => bench::run(&args),
     };
     match outcome.and_then(|Outcome { text, code }| print(&text).map(|()| code)) {
         Ok(code) => code.into(),

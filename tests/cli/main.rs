@@ -1,6 +1,8 @@
 //! The command line tool, run as a user runs it.
 #![cfg(feature = "cli")]
 
+#[cfg(feature = "gpu")]
+mod bench;
 mod choice;
 mod examples;
 mod reports;

@@ -5,7 +5,7 @@ use wgpu_quant::Scheme;
 use wgpu_quant::gpu::Kernel;
 
 /// Whether there is an adapter; under `CI=true` there must be one.
-fn has_adapter(folder: &Folder) -> bool {
+pub(crate) fn has_adapter(folder: &Folder) -> bool {
     let listed = folder.run("devices --json").expect(0).json();
     let found = !listed["devices"].as_array().unwrap().is_empty();
     let must_be = std::env::var("CI").is_ok_and(|ci| ci == "true");
