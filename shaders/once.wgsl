@@ -21,8 +21,15 @@ fn prepare(tile: u32, lane: u32) {
     let start = tile * params.tile_elems;
     let end = min(start + params.tile_elems, params.elems);
     begin_tile(start);
+    // A loop for each kind of tile, see traverse.wgsl.
+    let whole = params.run >= end - start;
+    for (var k = select(2u * BLOCKS, 0u, whole); k < 2u * BLOCKS; k++) {
+        let v = vector_of(start, lane, k);
+        if (4u * v >= end) { break; }
+        fold_four(v, end);
+    }
     var unit = 0u;
-    for (var k = 0u; k < 2u * BLOCKS; k++) {
+    for (var k = select(2u * BLOCKS, 0u, !whole); k < 2u * BLOCKS; k++) {
         let v = vector_of(start, lane, k);
         if (4u * v >= end) { break; }
         let next = unit_in_tile(4u * v - start);
@@ -30,10 +37,7 @@ fn prepare(tile: u32, lane: u32) {
             fold_into(unit);
             unit = next;
         }
-        var b = x4(v);
-        if (4u * v + 4u > end) { b = select(b, vec4<u32>(MAGNITUDE), vec4<u32>(0u, 1u, 2u, 3u) >= vec4<u32>(end - 4u * v)); }
-        once_hi = max(once_hi, max(max(hi_key(b.x), hi_key(b.y)), max(hi_key(b.z), hi_key(b.w))));
-        once_lo = max(once_lo, max(max(lo_key(b.x), lo_key(b.y)), max(lo_key(b.z), lo_key(b.w))));
+        fold_four(v, end);
     }
     fold_into(unit);
     workgroupBarrier();
@@ -46,12 +50,19 @@ fn prepare(tile: u32, lane: u32) {
             let z = zero_point_of(lo, s, rule());
             scales[params.scales_at + at] = s;
             if (params.has_zero_point == 1u) { zero_points[params.zero_points_at + at] = z; }
-            let r = recipe(s, z, params.qmin, params.qmax);
+            let r = recipe(s, z, params.qmin, params.qmax, CODE_BITS == 16u);
             tile_recipes[i] = r;
             know_largest(i, reach(lo, hi, r));
         }
     }
     workgroupBarrier();
+}
+
+fn fold_four(v: u32, end: u32) {
+    var b = x4(v);
+    if (4u * v + 4u > end) { b = select(b, vec4<u32>(MAGNITUDE), vec4<u32>(0u, 1u, 2u, 3u) >= vec4<u32>(end - min(4u * v, end))); }
+    once_hi = max(once_hi, max(max(hi_key(b.x), hi_key(b.y)), max(hi_key(b.z), hi_key(b.w))));
+    once_lo = max(once_lo, max(max(lo_key(b.x), lo_key(b.y)), max(lo_key(b.z), lo_key(b.w))));
 }
 
 fn fold_into(unit: u32) {

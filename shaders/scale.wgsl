@@ -29,7 +29,7 @@ fn scale(
         scales[params.scales_at + unit] = s;
         if (params.has_zero_point == 1u) { zero_points[params.zero_points_at + unit] = z; }
     }
-    let r = recipe(s, z, params.qmin, params.qmax);
+    let r = recipe(s, z, params.qmin, params.qmax, bitcast<u32>(params.qmax) - bitcast<u32>(params.qmin) > 255u);
     recipes[params.recipes_at + unit] = r;
     if (params.with_loss == 1u) { losses[params.losses_at + unit * LOSS_WORDS] = reach(lo, hi, r); }
 }

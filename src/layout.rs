@@ -226,6 +226,16 @@ impl Slots {
         self.row_slots == self.row_elems && self.row_pitch == self.row_elems && self.units.ragged_row_elems == 0
     }
 
+    /// The slots that lie densely and in runs of the same length: all, or of a single row those before its short last run.
+    pub(crate) fn full_units(self) -> usize {
+        let ragged = Self { units: RangeUnits { ragged_row_elems: 0, ..self.units }, ..self };
+        match self.units.inner_elems {
+            _ if self.is_dense() => self.count(),
+            inner if ragged.is_dense() && self.count() == self.row_elems && inner > 0 => self.row_elems / inner * inner,
+            _ => 0,
+        }
+    }
+
     /// Runs that begin in a row, where runs end with their row; else 0.
     pub(crate) fn row_units(self) -> usize {
         if self.units.inner_elems < self.row_elems { self.row_elems.div_ceil(self.units.inner_elems.max(1)) } else { 0 }

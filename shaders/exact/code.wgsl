@@ -71,12 +71,12 @@ fn threshold(k: u32, s: u32) -> u32 {
     return (((s >> 23u) + j + drop - 18u) << 23u) + (m >> 8u) + 1u;
 }
 
-// The recipe of scale s and zero point z, one of the codes qmin ..= qmax, which are at most 2^16.
-fn recipe(s: u32, z: i32, qmin: i32, qmax: i32) -> Recipe {
+// The recipe of scale s and zero point z, one of the codes qmin ..= qmax, which are at most 2^16, and wide if more than 2^8.
+fn recipe(s: u32, z: i32, qmin: i32, qmax: i32, is_wide: bool) -> Recipe {
     let y = extended(s);
     let cap_p = min(bitcast<u32>(qmax) - bitcast<u32>(z), 0xffffu);
     let cap_n = min(bitcast<u32>(z) - bitcast<u32>(qmin), 0xffffu);
-    let factor = factor_of(significand(y), cap_p + cap_n > 255u);
+    let factor = factor_of(significand(y), is_wide);
     return Recipe(s, factor, threshold(cap_p + 1u, y), threshold(cap_n + 1u, y), cap_p, cap_n, z);
 }
 

@@ -14,13 +14,6 @@ struct Rule {
     zero_scale: u32,    // what stands in for a scale of 0
 }
 
-// (hi - lo) / divisor; where hi - lo overflows, the ends are divided one by one.
-fn width_scale(lo: u32, hi: u32, divisor: u32) -> u32 {
-    let width = sub(hi, lo);
-    if (is_finite(width)) { return div(width, divisor); }
-    return add(div(hi, divisor), div(lo ^ SIGN, divisor));
-}
-
 // min(lo, 0)
 fn up_to_zero(lo: u32) -> u32 { return select(0u, lo, (lo >> 31u) == 1u); }
 
@@ -34,20 +27,23 @@ fn cast_scale(amax: u32) -> u32 {
     return select(s, 1u, s == 0u);
 }
 
-// The scale of a range, never 0.
+// The scale of a range, never 0: amax / divisor, or (hi - lo) / divisor, and where hi - lo overflows hi / divisor - lo /
+// divisor. One division for all of them: a software adapter computes every branch.
 fn scale_of(lo: u32, hi: u32, r: Rule) -> u32 {
     let amax = max(lo & MAGNITUDE, hi & MAGNITUDE);
-    var s: u32;
-    if (r.kind == KIND_CAST) {
-        s = select(cast_scale(amax), 0u, amax == 0u);
-    } else if (r.kind == KIND_AFFINE) {
-        s = width_scale(up_to_zero(lo), down_to_zero(hi), r.divisor);
-    } else if (r.kind == KIND_MINMAX && lo != hi) {
-        s = width_scale(lo, hi, r.divisor);
-    } else if (r.kind == KIND_MINMAX) {
-        s = div(amax, from_int(r.qmax));
-    } else {
-        s = div(amax, r.divisor);
+    if (r.kind == KIND_CAST) { return select(cast_scale(amax), r.zero_scale, amax == 0u); }
+    let affine = r.kind == KIND_AFFINE;
+    let left = select(lo, up_to_zero(lo), affine);
+    let right = select(hi, down_to_zero(hi), affine);
+    let by_width = affine || (r.kind == KIND_MINMAX && lo != hi);
+    let width = sub(right, left);
+    let parted = by_width && !is_finite(width);
+    let divisor = select(r.divisor, from_int(r.qmax), r.kind == KIND_MINMAX && !by_width);
+    var part = select(select(amax, width, by_width), right, parted);
+    var s = 0u;
+    for (var i = 0u; i < select(1u, 2u, parted); i++) {
+        s = add(s, div(part, divisor));         // from +0, which changes nothing
+        part = left ^ SIGN;
     }
     return select(s, r.zero_scale, s == 0u);
 }

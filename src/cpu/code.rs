@@ -170,7 +170,13 @@ impl Coder {
     }
 
     fn exact<T: Made>(&self, x: &[f32], out: &mut [T]) -> Counts {
-        let recipe = exact::code::recipe(self.s.to_bits(), self.z, self.scheme.qmin(), self.scheme.qmax());
+        let recipe = exact::code::recipe(
+            self.s.to_bits(),
+            self.z,
+            self.scheme.qmin(),
+            self.scheme.qmax(),
+            self.scheme.code().bits() > 8,
+        );
         let made = T::from_step(self);
         let mut counts = Counts::default();
         for (out, v) in out.iter_mut().zip(x) {

@@ -63,12 +63,12 @@ pub(crate) fn threshold(k: u32, s: u32) -> u32 {
     (((s >> 23) + j + drop - 18) << 23) + (m >> 8) + 1
 }
 
-/// The recipe of scale `s` and zero point `z`, one of the codes `qmin ..= qmax`.
-pub(crate) fn recipe(s: u32, z: i32, qmin: i32, qmax: i32) -> Recipe {
+/// The recipe of scale `s` and zero point `z`, one of the codes `qmin ..= qmax`, which are wide if more than 2^8.
+pub(crate) fn recipe(s: u32, z: i32, qmin: i32, qmax: i32, is_wide: bool) -> Recipe {
     let y = extended(s);
     let cap_p = (qmax.cast_unsigned().wrapping_sub(z.cast_unsigned())).min(0xffff);
     let cap_n = (z.cast_unsigned().wrapping_sub(qmin.cast_unsigned())).min(0xffff);
-    let factor = factor_of(significand(y), cap_p + cap_n > 255);
+    let factor = factor_of(significand(y), is_wide);
     let (clip_p, clip_n) = (threshold(cap_p + 1, y), threshold(cap_n + 1, y));
     Recipe { s, factor, clip_p, clip_n, cap_p, cap_n, z }
 }
@@ -285,7 +285,7 @@ mod tests {
     }
 
     fn recipe_of(s: u32, (qmin, qmax, z): (i32, i32, i32)) -> Recipe {
-        recipe(s, z, qmin, qmax)
+        recipe(s, z, qmin, qmax, qmax - qmin > 255)
     }
 
     fn check(b: u32, r: &Recipe, codes: (i32, i32, i32)) {

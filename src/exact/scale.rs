@@ -3,14 +3,6 @@
 use super::float::{MAGNITUDE, add, div, from_int, is_finite, parts, round_pack, sub, to_int};
 use crate::scheme::Rule;
 
-pub(crate) fn width_scale(lo: u32, hi: u32, divisor: u32) -> u32 {
-    let width = sub(hi, lo);
-    if is_finite(width) {
-        return div(width, divisor);
-    }
-    add(div(hi, divisor), div(lo ^ 0x8000_0000, divisor))
-}
-
 pub(crate) fn up_to_zero(lo: u32) -> u32 {
     if lo >> 31 == 1 { lo } else { 0 }
 }
@@ -26,16 +18,19 @@ pub(crate) fn cast_scale(amax: u32) -> u32 {
 
 pub(crate) fn scale_of(lo: u32, hi: u32, r: Rule) -> u32 {
     let amax = (lo & MAGNITUDE).max(hi & MAGNITUDE);
-    let s;
     if r.kind == Rule::CAST {
-        s = if amax == 0 { 0 } else { cast_scale(amax) };
-    } else if r.kind == Rule::AFFINE {
-        s = width_scale(up_to_zero(lo), down_to_zero(hi), r.divisor);
-    } else if r.kind == Rule::MINMAX && lo != hi {
-        s = width_scale(lo, hi, r.divisor);
-    } else {
-        s = div(amax, if r.kind == Rule::MINMAX { from_int(r.qmax) } else { r.divisor });
+        return if amax == 0 { r.zero_scale } else { cast_scale(amax) };
     }
+    let affine = r.kind == Rule::AFFINE;
+    let (from, to) = if affine { (up_to_zero(lo), down_to_zero(hi)) } else { (lo, hi) };
+    let by_width = affine || (r.kind == Rule::MINMAX && lo != hi);
+    let width = sub(to, from);
+    let divisor = if r.kind == Rule::MINMAX && !by_width { from_int(r.qmax) } else { r.divisor };
+    let s = if by_width && !is_finite(width) {
+        add(div(to, divisor), div(from ^ 0x8000_0000, divisor))
+    } else {
+        div(if by_width { width } else { amax }, divisor)
+    };
     if s == 0 { r.zero_scale } else { s }
 }
 

@@ -2,7 +2,9 @@
 
 use super::Gpu;
 use super::job::Dispatch;
-use super::shader::{self, Kernel, LOSS_WORDS, MIN_RUN, ONCE_LEAST_ELEMS, ONCE_UNITS, Params, Program, RECIPE_WORDS};
+use super::shader::{
+    self, ALONE_ELEMS, Kernel, LOSS_WORDS, MIN_RUN, ONCE_LEAST_ELEMS, ONCE_UNITS, Params, Program, RECIPE_WORDS,
+};
 use crate::layout::{Chunk, RangeUnits, Slots, saturate};
 use std::ops::Range;
 
@@ -81,7 +83,7 @@ impl Gpu {
                 tile_elems,
                 ..numbers
             };
-            if slots.is_dense() {
+            if chunk.slots.end <= slots.full_units() {
                 return params;
             }
             Params {
@@ -131,16 +133,30 @@ impl Gpu {
         (tile_elems <= most).then(|| saturate(tile_elems))
     }
 
+    /// Whether an invocation quantizes a whole range unit. On software adapters that are measured, waiting for a
+    /// workgroup costs some times as much; hardware reads neighbours faster.
+    fn takes_units_alone(&self, params: &Params) -> bool {
+        let is_software = self.info.device_type == "cpu";
+        let fits = params.units > 1 && params.run.is_multiple_of(8) && params.run <= ALONE_ELEMS;
+        fits && self.tuning.unit_per_invocation.unwrap_or(is_software)
+    }
+
     /// A dispatch that visits every slot of a chunk, as rows.
     pub(super) fn over_rows<B: Clone>(&self, program: Program, params: Params, buffers: &[(u32, &B)]) -> Dispatch<B> {
         let kernel = program.kernel;
         let most = kernel.tile_elems(self.tuning.workgroup);
-        let tile_elems = if kernel.is_once() { params.tile_elems } else { fit_tile(most, &params) };
+        let alone = kernel.may_be_alone() && self.takes_units_alone(&params);
+        let tile_elems = match () {
+            () if alone => params.run * self.tuning.workgroup,
+            () if kernel.is_once() => params.tile_elems,
+            () => fit_tile(most, &params),
+        };
         let params = Params { tile_elems, ..params };
         let whole = !kernel.writes_values() || params.elems.is_multiple_of(4);
-        let fours = fours(&params).filter(|_| whole);
+        let fours = fours(&params).filter(|_| whole && !alone);
         let workgroups = u64::from(params.elems).div_ceil(tile_elems.into());
-        Dispatch::new(program.fours(fours.is_some()), fours.unwrap_or(params), buffers, workgroups)
+        let program = program.fours(fours.is_some()).alone(alone);
+        Dispatch::new(program, fours.unwrap_or(params), buffers, workgroups)
     }
 
     /// The same for a reduction per range unit: run by run or as columns where runs are short.

@@ -102,6 +102,8 @@ pub struct Program {
     pub batched: bool,
     /// Whether each vector of four slots lies in one run and is read as it lies.
     pub fours: bool,
+    /// Whether an invocation quantizes a whole range unit.
+    pub alone: bool,
 }
 
 impl Program {
@@ -109,12 +111,17 @@ impl Program {
     pub fn new(kernel: Kernel, scheme: Scheme, input: ElemType) -> Self {
         let codec = if kernel.sees_codes() { Codec::of(scheme) } else { Codec::ALL[0] };
         let input = if kernel.sees_input() { input } else { ElemType::F32 };
-        Self { kernel, codec, input, batched: false, fours: kernel.is_once() }
+        Self { kernel, codec, input, batched: false, fours: kernel.is_once(), alone: false }
     }
 
     /// The same for chunks of vectors, if there is one.
     pub(super) fn fours(self, fours: bool) -> Self {
         Self { fours: self.kernel.is_once() || fours && self.kernel.takes_fours(), ..self }
+    }
+
+    /// The same with an invocation for each range unit, or not.
+    pub(super) fn alone(self, alone: bool) -> Self {
+        Self { alone, ..self }
     }
 
     /// The same for a batch of tensors.
@@ -140,9 +147,14 @@ impl Program {
                         if if fours { !kernel.takes_fours() } else { kernel.is_once() } {
                             continue;
                         }
-                        all.push(Self { kernel, codec, input, batched: false, fours });
-                        if kernel.is_batched() {
-                            all.push(Self { kernel, codec, input, batched: true, fours });
+                        for alone in [false, true] {
+                            if alone && !kernel.may_be_alone() {
+                                continue;
+                            }
+                            all.push(Self { kernel, codec, input, batched: false, fours, alone });
+                            if kernel.is_batched() {
+                                all.push(Self { kernel, codec, input, batched: true, fours, alone });
+                            }
                         }
                     }
                 }
@@ -162,6 +174,9 @@ impl Program {
         }
         if self.fours && !self.kernel.is_once() {
             label.push_str("+fours");
+        }
+        if self.alone {
+            label.push_str("+alone");
         }
         if self.batched {
             label.push_str("+batch");
@@ -186,8 +201,10 @@ pub struct Tuning {
     pub timeout_seconds: u64,
     /// Whether each kernel's time is taken, where the device can; each is then a pass of its own.
     pub timestamps: bool,
-    /// Whether range units that fit in a workgroup's memory are quantized in one pass.
+    /// Whether range units that a workgroup can take are quantized in one pass.
     pub one_pass: bool,
+    /// Whether an invocation takes a whole range unit, if that is short; `None` where the adapter is software.
+    pub unit_per_invocation: Option<bool>,
 }
 
 impl Default for Tuning {
@@ -201,6 +218,7 @@ impl Default for Tuning {
             timeout_seconds: 600,
             timestamps: false,
             one_pass: true,
+            unit_per_invocation: None,
         }
     }
 }
@@ -240,6 +258,12 @@ impl Tuning {
     #[must_use]
     pub fn one_pass(self, one_pass: bool) -> Self {
         Self { one_pass, ..self }
+    }
+
+    /// The same, with an invocation for each short range unit, or a workgroup for some.
+    #[must_use]
+    pub fn unit_per_invocation(self, unit_per_invocation: bool) -> Self {
+        Self { unit_per_invocation: Some(unit_per_invocation), ..self }
     }
 
     /// The same, taking each kernel's time.
@@ -364,7 +388,9 @@ pub(super) const MIN_RUN: u32 = 64;
 pub(super) const ONCE_UNITS: u32 = 128;
 /// The most slots of such a tile; `unit_in_tile` is proven for twice as many.
 pub(super) const ONCE_ELEMS: u32 = 1 << 14;
-/// The slots that it has at least, where units are short.
+/// The longest units that an invocation takes, in slots.
+pub(super) const ALONE_ELEMS: u32 = 64;
+/// The slots that a tile has at least, where units are short.
 pub(super) const ONCE_LEAST_ELEMS: u32 = 1 << 12;
 /// Words per range unit in the buffer of recipes: what quantize needs of a scale.
 pub const RECIPE_WORDS: usize = 7;
@@ -393,6 +419,7 @@ const BATCH: &str = include_str!("../../shaders/batch.wgsl");
 const UNIT: &str = include_str!("../../shaders/unit.wgsl");
 const TRAVERSE: &str = include_str!("../../shaders/traverse.wgsl");
 const FOURS: &str = include_str!("../../shaders/fours.wgsl");
+const ALONE: &str = include_str!("../../shaders/alone.wgsl");
 const ROWS: &str = include_str!("../../shaders/rows.wgsl");
 const VECTORS: &str = include_str!("../../shaders/vectors.wgsl");
 const COLUMNS: &str = include_str!("../../shaders/columns.wgsl");
@@ -517,6 +544,11 @@ impl Kernel {
             )
     }
 
+    /// Whether there is a form of it with an invocation for each range unit.
+    pub(super) fn may_be_alone(self) -> bool {
+        matches!(self, Self::QuantizeOnce | Self::FakeQuantizeOnce)
+    }
+
     /// Whether it writes values, which it does in whole vectors where it can.
     pub(super) fn writes_values(self) -> bool {
         matches!(self, Self::FakeQuantize | Self::FakeQuantizeOnce | Self::Dequantize)
@@ -557,10 +589,10 @@ impl Kernel {
             Self::Scale => &[UNIT, include_str!("../../shaders/scale.wgsl")],
             Self::Quantize => &[TALLY, TWICE, NO_LOSS, QUANTIZE],
             Self::QuantizeLoss => &[TALLY, TWICE, LOSS_SUMS, QUANTIZE],
-            Self::QuantizeOnce => &[TALLY, UNIT, ONCE, NO_LOSS, QUANTIZE],
-            Self::QuantizeOnceLoss => &[TALLY, UNIT, ONCE, LOSS_SUMS, QUANTIZE],
+            Self::QuantizeOnce => &[TALLY, UNIT, NO_LOSS, QUANTIZE],
+            Self::QuantizeOnceLoss => &[TALLY, UNIT, LOSS_SUMS, QUANTIZE],
             Self::FakeQuantize => &[TALLY, TWICE, FAKE_QUANTIZE],
-            Self::FakeQuantizeOnce => &[TALLY, UNIT, ONCE, NO_LOSS, FAKE_QUANTIZE],
+            Self::FakeQuantizeOnce => &[TALLY, UNIT, NO_LOSS, FAKE_QUANTIZE],
             Self::Dequantize => &[include_str!("../../shaders/dequantize.wgsl")],
             Self::AbsError | Self::AbsErrorStore => &[ABS_ERROR],
             Self::Loss => &[TALLY, LOSS_SUMS, include_str!("../../shaders/loss.wgsl")],
@@ -585,7 +617,7 @@ fn input_fragment(input: ElemType) -> &'static str {
 
 /// The WGSL text of a program, as the device gets it.
 pub fn shader_source(program: Program, workgroup: u32) -> String {
-    let Program { kernel, codec, input, batched, fours } = program;
+    let Program { kernel, codec, input, batched, fours, alone } = program;
     let mut text = String::new();
     let mut define = |name: &str, value: &dyn std::fmt::Display, suffix: &str| {
         writeln!(text, "const {name} = {value}{suffix};").expect("writing to a string cannot fail");
@@ -624,7 +656,9 @@ pub fn shader_source(program: Program, workgroup: u32) -> String {
     }
     if !matches!(kernel, Kernel::Clear | Kernel::Observe | Kernel::Scale) {
         fragments.extend(match (fours, kernel.reduces()) {
-            (true, _) => &[FOURS][..],
+            _ if alone => &[ALONE][..],
+            (true, _) if kernel.is_once() => &[FOURS, ONCE],
+            (true, _) => &[FOURS],
             (false, true) => &[TRAVERSE, COLUMNS],
             (false, false) => &[TRAVERSE, ROWS],
         });

@@ -209,6 +209,13 @@ impl Gpu {
             }
             _ => None,
         };
+        // What comes before a short last unit is cut as if there was none.
+        let full = slots.full_units();
+        if 0 < full && full < slots.count() && full.is_multiple_of(8) {
+            borders.push(full);
+        }
+        borders.sort_unstable();
+        borders.dedup();
         let cut = self.cut_work(slots, Params::of(&spec), elem_bytes.max(4), once.unwrap_or(0), &borders);
         let bits = scheme.code().bits();
         let mut stages = Stages { dispatches: vec![], cut, bits, elem_bytes };

@@ -424,8 +424,9 @@ fn batch(gpu: &Gpu) {
     let spec = Spec::new(Scheme::UINT4_AFFINE).per(Granularity::Group(64));
     assert_eq!(check_batch(gpu, Operation::Quantize, &spec, ElemType::F16, &vec![vec![16, 128]; 32]), 2);
     println!("at most {most} dispatches for up to {} tensors", heads.len());
-    // Zeroes, one pass or ranges, scales and codes, each for all of them at once.
-    assert!(most <= 6, "{most} dispatches");
+    // Zeroes, one pass or ranges, scales and codes, each for all of them at once, but for what lies in vectors and what does
+    // not, and short units.
+    assert!(most <= 8, "{most} dispatches");
 }
 
 fn refused(gpu: &Gpu) {

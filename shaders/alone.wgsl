@@ -1,0 +1,38 @@
+// Quantize in one pass, an invocation per range unit, for short units of a multiple of eight slots: nobody waits for
+// anybody. The chunk's runs are all of params.run elements, and each is a unit of its own.
+
+@group(0) @binding(3) var<storage, read_write> scales: array<u32>;
+@group(0) @binding(6) var<storage, read_write> zero_points: array<i32>;
+
+var<private> own_recipe: Recipe;
+
+fn prepare(tile: u32, lane: u32) {}
+
+fn traverse(tile: u32, lane: u32) {
+    let nth = tile * WORKGROUP + lane;
+    let start = nth * params.run / 4u;
+    if (4u * start >= params.elems) { return; }
+    let end = start + params.run / 4u;
+    var hi_most = 0u;
+    var lo_most = 0u;
+    for (var v = start; v < end; v++) {
+        let b = x4(v);
+        hi_most = max(hi_most, max(max(hi_key(b.x), hi_key(b.y)), max(hi_key(b.z), hi_key(b.w))));
+        lo_most = max(lo_most, max(max(lo_key(b.x), lo_key(b.y)), max(lo_key(b.z), lo_key(b.w))));
+    }
+    let unit = params.first_unit + nth;
+    let lo = from_lo_key(lo_most);
+    let s = scale_of(lo, from_hi_key(hi_most), rule());
+    let z = zero_point_of(lo, s, rule());
+    scales[params.scales_at + unit] = s;
+    if (params.has_zero_point == 1u) { zero_points[params.zero_points_at + unit] = z; }
+    own_recipe = recipe(s, z, params.qmin, params.qmax, CODE_BITS == 16u);
+    open_unit(unit);
+    for (var v = start; v < end; v++) {
+        load(v);
+        visit_all();
+        store(v);
+    }
+}
+
+fn recipe_of(unit: u32) -> Recipe { return own_recipe; }
