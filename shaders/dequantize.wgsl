@@ -15,10 +15,15 @@ fn open_unit(unit: u32) {
     by_four = is_four(s, z);
 }
 
-fn load(v: u32) {
+fn fetch(v: u32) -> vec4<u32> {
     let first = params.codes_at + word_of(4u * v);
-    fields = unpack(codes[first], codes[first + 1u], v);
+    // Only codes of 16 bits take two words.
+    return unpack(codes[first], codes[select(first, first + 1u, CODE_BITS == 16u)], v);
 }
+
+fn take(f: vec4<u32>) { fields = f; }
+
+fn load(v: u32) { take(fetch(v)); }
 
 fn load_one(c: u32, at: u32, i: u32) { fields[c] = (codes[params.codes_at + word_of(at)] >> (shift_of(at) & 31u)) & FIELD; }
 

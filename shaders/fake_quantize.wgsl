@@ -12,7 +12,11 @@ fn open_unit(unit: u32) {
     by_four = open_four(unit_recipe) && open_values(unit_recipe);
 }
 
-fn load(v: u32) { bits = x4(v); }
+fn fetch(v: u32) -> vec4<u32> { return x4(v); }
+
+fn take(f: vec4<u32>) { bits = f; }
+
+fn load(v: u32) { take(fetch(v)); }
 
 fn load_one(c: u32, at: u32, i: u32) { bits[c] = x1(at); }
 

@@ -1,7 +1,9 @@
 // The traversal of most tensors: each vector of four slots lies in one run and is read as it lies, and no unit repeats in the
-// chunk. Hooks are those of traverse.wgsl; of them it takes open_unit, load, visit_all, store, flush_slot, and
-//     blank(n)    of what was loaded, what comes after the n-th is no element, and changes nothing
-// A loop for each kind of tile, and no branch within one: see traverse.wgsl.
+// chunk. Hooks are those of traverse.wgsl; of them it takes open_unit, visit_all, store, flush_slot, and
+//     fetch(v)    what is read of slots 4v .. 4v + 3
+//     take(f)     that comes next
+//     blank(n)    of what was taken, what comes after the n-th is no element, and changes nothing
+// Needs from the prelude beside what traverse.wgsl does: PAIRS, whether two vectors make a word of codes.
 
 var<private> tile_unit: u32;    // the first unit of the tile
 var<private> in_run: u32;       // where the tile begins within that unit
@@ -15,29 +17,42 @@ fn traverse(tile: u32, lane: u32) {
     let whole = in_run + (end - start) <= params.run;
     row = 0u;
     open_unit(tile_unit);
-    for (var k = select(2u * BLOCKS, 0u, whole); k < 2u * BLOCKS; k++) {
-        let v = vector_of(start, lane, k);
-        // The second half of a block is stored with the first, be there any of it or not.
-        if (4u * (v & ~1u) >= end) { break; }
-        four(v, end);
+    // Four vectors are on their way at once; what is left of a tile, or spans several units, comes one by one.
+    var k = 0u;
+    for (; whole && k < 2u * BLOCKS; k += 4u) {
+        let v = vec4<u32>(
+            vector_of(start, lane, k), vector_of(start, lane, k + 1u), vector_of(start, lane, k + 2u), vector_of(start, lane, k + 3u),
+        );
+        if (4u * v.w + 4u > end) { break; }
+        let a = fetch(v.x);
+        let b = fetch(v.y);
+        let c = fetch(v.z);
+        let d = fetch(v.w);
+        four(v.x, a);
+        four(v.y, b);
+        four(v.z, c);
+        four(v.w, d);
     }
-    for (var k = select(2u * BLOCKS, 0u, !whole); k < 2u * BLOCKS; k++) {
+    for (; k < 2u * BLOCKS; k++) {
         let v = vector_of(start, lane, k);
-        if (4u * (v & ~1u) >= end) { break; }
+        // The second half of a word is stored with the first, be there any of it or not.
+        if (4u * select(v, v & ~1u, PAIRS) >= end) { break; }
         let unit = min(unit_in_tile(4u * v - start), unit_in_tile(end - 1u - start));
         if (unit != row) {
             flush_slot(row);
             row = unit;
             open_unit(tile_unit + unit);
         }
-        four(v, end);
+        take(fetch(v));
+        if (4u * v + 4u > end) { blank(end - min(4u * v, end)); }
+        visit_all();
+        store(v);
     }
     flush_slot(row);
 }
 
-fn four(v: u32, end: u32) {
-    load(v);
-    if (4u * v + 4u > end) { blank(end - min(4u * v, end)); }
+fn four(v: u32, f: vec4<u32>) {
+    take(f);
     visit_all();
     store(v);
 }
@@ -59,8 +74,11 @@ fn unit_in_tile(slot: u32) -> u32 {
     return select((i * params.run_factor) >> (params.run_shift & 31u), second, params.run_factor == 0u);
 }
 
-// An invocation's k-th vector of four slots; two make a block.
-fn vector_of(start: u32, lane: u32, k: u32) -> u32 { return start / 4u + 2u * ((k / 2u) * WORKGROUP + lane) + k % 2u; }
+// An invocation's k-th vector of four slots: neighbours take neighbouring ones, or pairs of them.
+fn vector_of(start: u32, lane: u32, k: u32) -> u32 {
+    if (PAIRS) { return start / 4u + 2u * ((k / 2u) * WORKGROUP + lane) + k % 2u; }
+    return start / 4u + k * WORKGROUP + lane;
+}
 
 // The unit that a slot of the workgroup's tile belongs to.
 fn unit_of_slot(tile: u32, slot: u32) -> u32 {

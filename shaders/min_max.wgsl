@@ -13,7 +13,11 @@ fn open_unit(unit: u32) {
     lo = 0u;
 }
 
-fn load(v: u32) { bits = x4(v); }
+fn fetch(v: u32) -> vec4<u32> { return x4(v); }
+
+fn take(f: vec4<u32>) { bits = f; }
+
+fn load(v: u32) { take(fetch(v)); }
 
 fn load_one(c: u32, at: u32, i: u32) { bits[c] = x1(at); }
 

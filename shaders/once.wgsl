@@ -21,15 +21,24 @@ fn prepare(tile: u32, lane: u32) {
     let start = tile * params.tile_elems;
     let end = min(start + params.tile_elems, params.elems);
     begin_tile(start);
-    // A loop for each kind of tile, see traverse.wgsl.
     let whole = params.run >= end - start;
-    for (var k = select(2u * BLOCKS, 0u, whole); k < 2u * BLOCKS; k++) {
-        let v = vector_of(start, lane, k);
-        if (4u * v >= end) { break; }
-        fold_four(v, end);
-    }
     var unit = 0u;
-    for (var k = select(2u * BLOCKS, 0u, !whole); k < 2u * BLOCKS; k++) {
+    var k = 0u;
+    for (; whole && k < 2u * BLOCKS; k += 4u) {
+        let v = vec4<u32>(
+            vector_of(start, lane, k), vector_of(start, lane, k + 1u), vector_of(start, lane, k + 2u), vector_of(start, lane, k + 3u),
+        );
+        if (4u * v.w + 4u > end) { break; }
+        let a = x4(v.x);
+        let b = x4(v.y);
+        let c = x4(v.z);
+        let d = x4(v.w);
+        fold_four(a);
+        fold_four(b);
+        fold_four(c);
+        fold_four(d);
+    }
+    for (; k < 2u * BLOCKS; k++) {
         let v = vector_of(start, lane, k);
         if (4u * v >= end) { break; }
         let next = unit_in_tile(4u * v - start);
@@ -37,7 +46,8 @@ fn prepare(tile: u32, lane: u32) {
             fold_into(unit);
             unit = next;
         }
-        fold_four(v, end);
+        let beyond = vec4<u32>(4u * v) + vec4<u32>(0u, 1u, 2u, 3u) >= vec4<u32>(end);
+        fold_four(select(x4(v), vec4<u32>(MAGNITUDE), beyond));
     }
     fold_into(unit);
     workgroupBarrier();
@@ -58,9 +68,7 @@ fn prepare(tile: u32, lane: u32) {
     workgroupBarrier();
 }
 
-fn fold_four(v: u32, end: u32) {
-    var b = x4(v);
-    if (4u * v + 4u > end) { b = select(b, vec4<u32>(MAGNITUDE), vec4<u32>(0u, 1u, 2u, 3u) >= vec4<u32>(end - min(4u * v, end))); }
+fn fold_four(b: vec4<u32>) {
     once_hi = max(once_hi, max(max(hi_key(b.x), hi_key(b.y)), max(hi_key(b.z), hi_key(b.w))));
     once_lo = max(once_lo, max(max(lo_key(b.x), lo_key(b.y)), max(lo_key(b.z), lo_key(b.w))));
 }

@@ -133,12 +133,10 @@ impl Gpu {
         (tile_elems <= most).then(|| saturate(tile_elems))
     }
 
-    /// Whether an invocation quantizes a whole range unit. On software adapters that are measured, waiting for a
-    /// workgroup costs some times as much; hardware reads neighbours faster.
+    /// Whether an invocation quantizes a whole range unit, which beats waiting for a workgroup on all that was measured.
     fn takes_units_alone(&self, params: &Params) -> bool {
-        let is_software = self.info.device_type == "cpu";
         let fits = params.units > 1 && params.run.is_multiple_of(8) && params.run <= ALONE_ELEMS;
-        fits && self.tuning.unit_per_invocation.unwrap_or(is_software)
+        self.tuning.unit_per_invocation && fits
     }
 
     /// A dispatch that visits every slot of a chunk, as rows.

@@ -203,8 +203,8 @@ pub struct Tuning {
     pub timestamps: bool,
     /// Whether range units that a workgroup can take are quantized in one pass.
     pub one_pass: bool,
-    /// Whether an invocation takes a whole range unit, if that is short; `None` where the adapter is software.
-    pub unit_per_invocation: Option<bool>,
+    /// Whether an invocation takes a whole range unit then, if that is short, and not a workgroup many.
+    pub unit_per_invocation: bool,
 }
 
 impl Default for Tuning {
@@ -218,7 +218,7 @@ impl Default for Tuning {
             timeout_seconds: 600,
             timestamps: false,
             one_pass: true,
-            unit_per_invocation: None,
+            unit_per_invocation: true,
         }
     }
 }
@@ -263,7 +263,7 @@ impl Tuning {
     /// The same, with an invocation for each short range unit, or a workgroup for some.
     #[must_use]
     pub fn unit_per_invocation(self, unit_per_invocation: bool) -> Self {
-        Self { unit_per_invocation: Some(unit_per_invocation), ..self }
+        Self { unit_per_invocation, ..self }
     }
 
     /// The same, taking each kernel's time.
@@ -549,6 +549,10 @@ impl Kernel {
         matches!(self, Self::QuantizeOnce | Self::FakeQuantizeOnce)
     }
 
+    fn writes_codes(self) -> bool {
+        matches!(self, Self::Quantize | Self::QuantizeLoss | Self::QuantizeOnce | Self::QuantizeOnceLoss)
+    }
+
     /// Whether it writes values, which it does in whole vectors where it can.
     pub(super) fn writes_values(self) -> bool {
         matches!(self, Self::FakeQuantize | Self::FakeQuantizeOnce | Self::Dequantize)
@@ -628,6 +632,7 @@ pub fn shader_source(program: Program, workgroup: u32) -> String {
     define("SLOTS", &(8 * kernel.blocks(workgroup) * workgroup / MIN_RUN * 2 + 3), "u");
     define("ONCE", &kernel.is_once(), "");
     define("ONCE_UNITS", &ONCE_UNITS, "u");
+    define("PAIRS", &(codec.bits() == 4 && kernel.writes_codes()), "");
     define("CODE_BITS", &codec.bits(), "u");
     define("FIELD", &((1u32 << codec.bits()) - 1), "u");
     define("HALF", &(codec == Codec::F16), "");
