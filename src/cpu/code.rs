@@ -7,6 +7,7 @@ use crate::exact::{self, narrow, widen};
 use crate::quantized::{Counts, Quantized};
 use crate::range::Range as Ends;
 use crate::scheme::{CodeType, Scheme};
+use bytemuck::Pod;
 use std::ops::Range;
 
 /// How the elements of a run become codes and values again.
@@ -23,7 +24,7 @@ pub(super) struct Coder {
 }
 
 /// What a value becomes: a code's bits, or, where there and back is one stage, the code's value.
-pub(super) trait Made: Copy + Send {
+pub(super) trait Made: Pod + Send {
     /// From the sum of [`WHOLE`] and the steps from the zero point, the scale and the zero point.
     fn from_sum(scheme: Scheme) -> impl Fn(f32, f32, i32) -> Self;
     /// From the steps, in every float environment.
@@ -33,7 +34,7 @@ pub(super) trait Made: Copy + Send {
 }
 
 /// The bits of a code in an item of its own, above them zeros.
-pub(super) trait Field: Copy + Send + Sync {
+pub(super) trait Field: Pod + Send + Sync {
     fn of(bits: u32) -> Self;
     fn bits(self) -> u32;
     /// The codes of these elements.
@@ -122,14 +123,14 @@ fn mask(scheme: Scheme) -> u32 {
 /// The least and the most quotient that is not clipped: half a step beyond the last codes, or the float before, since
 /// ties go to the even step.
 #[inline(always)]
-pub(super) fn quotients(scheme: Scheme, z: i32) -> (f32, f32) {
+pub(super) fn quotients(qmin: i32, qmax: i32, z: i32) -> (f32, f32) {
     let end = |code: i32, half: f32| {
         let step = code - z;
         // Below 2^17, so that the sum is exact; of at least 1/2, so that the float before has the same sign.
         let tie = step as f32 + half;
         f32::from_bits(tie.to_bits() - (step & 1).cast_unsigned())
     };
-    (end(scheme.qmin(), -0.5), end(scheme.qmax(), 0.5))
+    (end(qmin, -0.5), end(qmax, 0.5))
 }
 
 impl Coder {
@@ -141,7 +142,7 @@ impl Coder {
 
     /// Whether no value of this range is clipped: quotients grow with the value, so that the ends speak for all.
     pub(super) fn holds(&self, range: Ends) -> bool {
-        let (first, last) = quotients(self.scheme, self.z);
+        let (first, last) = quotients(self.scheme.qmin(), self.scheme.qmax(), self.z);
         self.ieee && first <= range.lo / self.s && range.hi / self.s <= last
     }
 
@@ -163,7 +164,7 @@ impl Coder {
             }
             _ => {
                 let (s, z, made) = (self.s, self.z, T::from_sum(self.scheme));
-                let ends = quotients(self.scheme, self.z);
+                let ends = quotients(self.scheme.qmin(), self.scheme.qmax(), self.z);
                 simd::run(Careful { x, s, ends, made: |sum| made(sum, s, z), out })
             }
         }

@@ -2,6 +2,7 @@
 
 use super::code::{Coder, Field};
 use super::fold::{TASK_ELEMS, blocks, map_tasks, recycled, runs};
+use super::simd::{Output, is_past_caches};
 use crate::error::Result;
 use crate::quantized::Quantized;
 
@@ -66,13 +67,16 @@ pub fn dequantize_into(q: &Quantized, values: &mut Vec<f32>) -> Result<()> {
 }
 
 fn decode<T: Field>(q: &Quantized, values: &mut [f32]) {
+    let past_caches = is_past_caches(q.codes().len() + 4 * values.len());
     map_tasks(values, TASK_ELEMS, |first, out| {
-        let mut buffer = vec![];
-        for run in runs(q.units(), first..first + out.len()) {
+        let len = out.len();
+        let (mut buffer, mut out) = (vec![], Output::new(out, past_caches));
+        let elems = first..first + len;
+        for run in runs(q.units(), elems) {
             let coder = Coder::of(q, &run);
             for block in blocks(run.elems) {
-                let out = &mut out[block.start - first..block.end - first];
-                coder.decode(T::read(q, block, &mut buffer), out);
+                let place = block.start - first..block.end - first;
+                out.write(place, |out| coder.decode(T::read(q, block, &mut buffer), out));
             }
         }
     });

@@ -2,6 +2,7 @@
 
 use super::fold::{backwards, recycled, task_elems};
 use super::quantize::{Scaling, add, by_units};
+use super::simd::is_past_caches;
 use super::units::stretch;
 use crate::error::Result;
 use crate::quantized::{Counts, FakeQuantizeOutput, Spec};
@@ -65,7 +66,7 @@ pub fn fake_quantize_into(x: Tensor<'_>, spec: &Spec, out: &mut FakeQuantizeOutp
             scales = recycled(scales, units.units);
             zero_points = recycled(zero_points, if spec.scheme.has_zero_point() { units.units } else { 0 });
             let per_unit = (&mut scales[..], &mut zero_points[..], &mut [][..]);
-            let counts = by_units(x, spec, units, stretch, &mut values, per_unit, |_, _, _, _| {});
+            let counts = by_units(x, spec, units, stretch, &mut values, per_unit, |_, _, _, _, _| {});
             *out = FakeQuantizeOutput::new(values, scales, zero_points, counts);
         }
         _ => *out = made(x, spec, Scaling::found(x, spec, units, scales, zero_points), values),
@@ -100,10 +101,11 @@ pub fn fake_quantize_with_scales(
 fn made(x: Tensor<'_>, spec: &Spec, scaling: Scaling<'_>, values: Vec<f32>) -> FakeQuantizeOutput {
     let mut values = recycled(values, x.elems());
     let task_len = task_elems(scaling.units).max(1);
+    let past_caches = is_past_caches(x.bytes().len() + 4 * values.len());
     let counts = backwards(&mut values, task_len)
         .map(|(task, out)| {
             let first = task * task_len;
-            scaling.encode(x, spec, first..first + out.len(), out, |_, _, _, _| {})
+            scaling.encode(x, spec, first..first + out.len(), out, past_caches, |_, _, _, _| {})
         })
         .reduce(Counts::default, add);
     let Scaling { scales, zero_points, .. } = scaling;

@@ -51,11 +51,6 @@ impl<'a> Values<'a> {
         Self { x, all: x.as_f32(), buffer: vec![], ieee: float_env::is_ieee_default() }
     }
 
-    /// How many values are worth asking for at once.
-    pub(super) fn block_elems(&self) -> usize {
-        if self.all.is_some() { TASK_ELEMS } else { BLOCK_ELEMS }
-    }
-
     /// The values of a block. Those of other types, and of rows that lie apart, are first brought together as f32.
     pub(super) fn get(&mut self, elems: Range<usize>) -> &[f32] {
         if let Some(all) = self.all {

@@ -2,6 +2,7 @@
 
 use super::code::{Coder, Field, is_finite};
 use super::fold::{BLOCK_ELEMS, Slots, TASK_ELEMS, Values, blocks, fold_units, map_tasks, runs};
+use super::min_max::PREFETCH_BYTES;
 use super::simd::{self, Kernel, Map};
 use super::{min_max, scale};
 use crate::error::{Error, Result};
@@ -198,24 +199,48 @@ impl Part {
         self.nonfinite_out_elems += other.nonfinite_out_elems;
     }
 
-    /// Adds values and their codes, on the scale's own grid.
-    pub(super) fn add_fine<T: Field>(&mut self, coder: &Coder, x: &[f32], codes: &[T]) {
-        self.add(coder, x, codes, coder.s, fine(coder.s));
+    /// Adds values and the codes that they become, on the scale's own grid; meanwhile asks for the memory so many bytes
+    /// ahead.
+    pub(super) fn add_own<T: Field>(&mut self, coder: &Coder, x: &[f32], codes: &[T], ahead_bytes: usize) {
+        let (s, g) = (coder.s, fine(coder.s));
+        // x and x' in steps of the grid are to be floats as good as they are themselves: no smaller, and not too large.
+        if !(coder.ieee && (-120..=0).contains(&g)) {
+            return self.add_any(coder, x, codes, s, g);
+        }
+        for (x, codes) in x.chunks(SUM_ELEMS).zip(codes.chunks(SUM_ELEMS)) {
+            match simd::run(OwnSums { x, codes, steps: coder.steps(), s, g, ahead_bytes }) {
+                Some(sums) => {
+                    self.sums.merge(&sums);
+                    self.elems += x.len() as u64;
+                }
+                None => self.add_any(coder, x, codes, s, g),
+            }
+        }
     }
 
     /// Adds values and codes; `s` is a cast's nominal scale. On a grid that is too fine for its losses the sums are
     /// worthless, but the largest loss is right.
     fn add<T: Field>(&mut self, coder: &Coder, x: &[f32], codes: &[T], s: f32, g: i32) {
+        if coder.scheme.is_cast() || g != fine(s) {
+            return self.add_any(coder, x, codes, s, g);
+        }
+        // Most are asked for the loss of codes that come of the values: to see that costs little.
+        for (x, codes) in x.chunks(SUM_ELEMS).zip(codes.chunks(SUM_ELEMS)) {
+            let mut own = [T::zeroed(); SUM_ELEMS];
+            let own = &mut own[..x.len()];
+            coder.encode(x, false, own);
+            if bytemuck::cast_slice::<T, u8>(own) == bytemuck::cast_slice::<T, u8>(codes) {
+                self.add_own(coder, x, codes, PREFETCH_BYTES);
+            } else {
+                self.add_any(coder, x, codes, s, g);
+            }
+        }
+    }
+
+    fn add_any<T: Field>(&mut self, coder: &Coder, x: &[f32], codes: &[T], s: f32, g: i32) {
         let cast = coder.scheme.is_cast();
-        // x and x' in steps of the grid are to be floats as good as themselves: no smaller, and not too large.
-        let plain = coder.ieee && !cast && g == fine(s) && (-120..=0).contains(&g);
         let sum_elems = if cast { CAST_SUM_ELEMS } else { SUM_ELEMS };
         for (x, codes) in x.chunks(sum_elems).zip(codes.chunks(sum_elems)) {
-            if plain && let Some(sums) = simd::run(FineSums { x, codes, steps: coder.steps(), s, g }) {
-                self.sums.merge(&sums);
-                self.elems += x.len() as u64;
-                continue;
-            }
             let (mut steps, mut out) = ([0; SUM_ELEMS], [0.0; SUM_ELEMS]);
             let (steps, out) = (&mut steps[..x.len()], &mut out[..x.len()]);
             coder.decode(codes, out);
@@ -230,59 +255,89 @@ impl Part {
     }
 }
 
-/// The sums on the scale's own grid; `None` where a value is not finite or a loss of 2^26 steps of the grid or more.
+/// The sums of values and the codes that they become, on the scale's own grid; `None` where a value is not finite or a loss
+/// of 2^24 steps `u` of the grid or more.
 ///
-/// All is counted in steps `u` of the grid. `x' / u` is an even whole number, since `x'` is a multiple of the scale's last
-/// place, which is `2 u`. So `rne(x' / u - x / u)` is `D`: a tie that moves by an even number goes to the same side.
-struct FineSums<'a, T, S> {
+/// In these steps the difference of floats `x' - x` is exact, and so `D` before it is rounded: where `q` is 0 it is `-x`,
+/// rounded as `x` is; elsewhere `|x|` is beyond half of the scale, so that `x`, as `x'`, is a whole number of steps, and a
+/// whole number below 2^24 is a float.
+struct OwnSums<'a, T, S> {
     x: &'a [f32],
     codes: &'a [T],
     steps: S,
     s: f32,
     g: i32,
+    ahead_bytes: usize,
 }
 
-impl<T: Field, S: Fn(u32) -> i32> Kernel for FineSums<'_, T, S> {
+/// So many elements' `|D|` are summed in 32 bits, and one more each of these times memory is asked for.
+const PART_ELEMS: usize = 256;
+
+impl<T: Field, S: Fn(u32) -> i32> Kernel for OwnSums<'_, T, S> {
     type Output = Option<UnitSums>;
 
     #[inline(always)]
     fn run(self) -> Option<UnitSums> {
-        let Self { x, codes, steps, s, g } = self;
-        // No digit changes where a power of two of at least 1 multiplies; an infinity that comes of it is no loss below 2^26.
+        let Self { x, codes, steps, s, g, ahead_bytes } = self;
+        // No digit changes where a power of two of at least 1 multiplies; an infinity that comes of it is no small loss.
         let (per_step, u) = (power(-g) as f32, power(g) as f32);
         let s = s * per_step;
-        const MOST: i32 = (127 + 26) << 23;
+        const HIDDEN: u32 = 0x0080_0000;
+        let (below, most) = (8_388_608f32, 16_777_216f32);
         let (mut max, mut abs, mut noise, mut squares, mut cross) = (0i32, 0u64, 0u64, 0u64, 0i64);
-        for (&x, &code) in x.iter().zip(codes) {
-            let q = steps(code.bits());
-            let (out, x) = (q as f32 * s, x * per_step);
-            let error = out - x;
-            // As numbers of the same sign, patterns order as their values do, with infinity and NaN above all.
-            max = max.max(error.abs().to_bits().cast_signed());
-            // With their signs turned where x' < x, the difference is |D|, and Q D is Q |D| with the sign of Q turned.
-            let sign = error.to_bits() & 0x8000_0000;
-            let turned = |v: f32| f64::from(f32::from_bits(v.to_bits() ^ sign));
-            // One rounding: the first sum is a whole number.
-            let size = ((turned(out) + WHOLE) - turned(x)).to_bits();
-            let minus = sign.cast_signed() >> 31;
-            let q_turned = (q ^ minus) - minus;
-            abs = abs.wrapping_add(size);
-            let size = size & 0xffff_ffff;
-            noise = noise.wrapping_add(size * size);
-            squares += u64::from(q.wrapping_mul(q).cast_unsigned());
-            cross = cross.wrapping_add(i64::from(q_turned) * i64::from(size as i32));
+        // |D|, and Q with the sign turned where D has one: Q D is their product. Two to a word, whose halves a vector unit
+        // multiplies to 64 bits as they lie.
+        let (mut sizes, mut turned) = ([0u64; PART_ELEMS / 2], [0u64; PART_ELEMS / 2]);
+        for (x, codes) in x.chunks(PART_ELEMS).zip(codes.chunks(PART_ELEMS)) {
+            for at in (0..size_of_val(x)).step_by(64) {
+                simd::prefetch(x, ahead_bytes + at);
+            }
+            if x.len() < PART_ELEMS {
+                (sizes, turned) = ([0; PART_ELEMS / 2], [0; PART_ELEMS / 2]);
+            }
+            let (mut some_max, mut some_abs) = (0i32, 0u32);
+            let to = bytemuck::cast_slice_mut::<u64, u32>(&mut sizes).iter_mut();
+            let to = to.zip(bytemuck::cast_slice_mut::<u64, i32>(&mut turned));
+            for ((&x, &code), (to_size, to_turned)) in x.iter().zip(codes).zip(to) {
+                let q = steps(code.bits());
+                let error = q as f32 * s - x * per_step;
+                let size = error.abs();
+                // As numbers of the same sign, patterns order as their values do, infinity and NaN above all.
+                some_max = some_max.max(size.to_bits().cast_signed());
+                // From 2^23 to 2^24 the floats are the whole numbers, and their patterns follow each other as these do:
+                // adding 2^23 to a smaller one rounds it.
+                let small = size < below;
+                let (pattern, zero) = if small { (size + below, 0x4b00_0000) } else { (size, 0x4b00_0000 - HIDDEN) };
+                let size = pattern.to_bits().wrapping_sub(zero);
+                some_abs = some_abs.wrapping_add(size);
+                let minus = error.to_bits().cast_signed() >> 31;
+                (*to_size, *to_turned) = (size, (q ^ minus) - minus);
+            }
+            let (mut some_noise, mut some_cross) = (0u64, 0i64);
+            for (&sizes, &turned) in sizes.iter().zip(&turned) {
+                let (a, b) = (sizes & 0xffff_ffff, sizes >> 32);
+                some_noise = some_noise.wrapping_add(a * a).wrapping_add(b * b);
+                let (p, q) = (i64::from(turned as i32), turned.cast_signed() >> 32);
+                let (a, b) = (i64::from(a as i32), i64::from(b as i32));
+                some_cross = some_cross.wrapping_add(p * a).wrapping_add(q * b);
+            }
+            max = max.max(some_max);
+            abs += u64::from(some_abs);
+            noise = noise.wrapping_add(some_noise);
+            cross = cross.wrapping_add(some_cross);
+            // Products of 16 bits are a vector's cheapest.
+            squares += if size_of::<T>() == 1 {
+                let square = |code: &T| i32::from(steps(code.bits()) as i16).pow(2);
+                u64::from(codes.iter().map(square).sum::<i32>().cast_unsigned())
+            } else {
+                codes.iter().map(|code| u64::from(steps(code.bits()).unsigned_abs()).pow(2)).sum()
+            };
         }
-        if max >= MOST {
+        if max >= most.to_bits().cast_signed() {
             return None;
         }
-        let abs = abs.wrapping_sub(WHOLE.to_bits().wrapping_mul(x.len() as u64));
-        Some(UnitSums {
-            max_bits: (f32::from_bits(max.cast_unsigned()) * u).to_bits(),
-            abs: abs.into(),
-            noise: noise.into(),
-            codes: squares.into(),
-            cross: cross.into(),
-        })
+        let max_bits = (f32::from_bits(max.cast_unsigned()) * u).to_bits();
+        Some(UnitSums { max_bits, abs: abs.into(), noise: noise.into(), codes: squares.into(), cross: cross.into() })
     }
 }
 

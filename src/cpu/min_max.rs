@@ -1,6 +1,6 @@
 //! The range of each range unit; twin of `shaders/min_max.wgsl`.
 
-use super::fold::{Values, blocks, fold_units, runs};
+use super::fold::{BLOCK_ELEMS, Values, blocks, fold_units, runs};
 use super::simd::{self, Kernel};
 use crate::error::Result;
 use crate::exact::float::{from_hi_key, from_lo_key, hi_key, lo_key};
@@ -81,7 +81,7 @@ pub(super) fn parts(x: Tensor<'_>, units: RangeUnits) -> Vec<Part> {
             let mut values = Values::new(x);
             for run in runs(units, elems) {
                 for block in blocks(run.elems.clone()) {
-                    slots.of(run.unit).merge(&Part::of(values.get(block), run.ieee));
+                    slots.of(run.unit).merge(&Part::of(values.get(block), run.ieee, true));
                 }
             }
         },
@@ -89,8 +89,15 @@ pub(super) fn parts(x: Tensor<'_>, units: RangeUnits) -> Vec<Part> {
     )
 }
 
+/// How far ahead of what is looked at memory is asked for: by a block.
+pub(super) const PREFETCH_BYTES: usize = 4 * BLOCK_ELEMS;
+
 /// The least and the largest value.
-struct Ends<'a>(&'a [f32]);
+struct Ends<'a> {
+    x: &'a [f32],
+    /// Whether to ask for what lies behind.
+    ask: bool,
+}
 
 impl Kernel for Ends<'_> {
     type Output = Part;
@@ -108,8 +115,13 @@ impl Kernel for Ends<'_> {
                 nan[i] += u32::from(v.is_nan());
             }
         };
-        let (chunks, rest) = self.0.as_chunks::<LANES>();
+        let (chunks, rest) = self.x.as_chunks::<LANES>();
         for chunk in chunks {
+            if self.ask {
+                for line in 0..size_of_val(chunk) / 64 {
+                    simd::prefetch(chunk, PREFETCH_BYTES + 64 * line);
+                }
+            }
             step(chunk);
         }
         step(rest);
@@ -128,9 +140,9 @@ impl Kernel for Ends<'_> {
         }
         // There are infinities, or no values.
         let finite = |worst: f32| move |v: &f32| if v.is_finite() { *v } else { worst };
-        let lo = self.0.iter().map(finite(f32::INFINITY)).fold(f32::INFINITY, f32::min);
-        let hi = self.0.iter().map(finite(f32::NEG_INFINITY)).fold(f32::NEG_INFINITY, f32::max);
-        let inf = self.0.iter().map(|v| u64::from(v.is_infinite())).sum();
+        let lo = self.x.iter().map(finite(f32::INFINITY)).fold(f32::INFINITY, f32::min);
+        let hi = self.x.iter().map(finite(f32::NEG_INFINITY)).fold(f32::NEG_INFINITY, f32::max);
+        let inf = self.x.iter().map(|v| u64::from(v.is_infinite())).sum();
         // An infinity here means that there was no finite value; its key is as good as none.
         Part { hi_key: hi_key(hi.to_bits()), lo_key: lo_key(lo.to_bits()), nan, inf }
     }
@@ -138,8 +150,8 @@ impl Kernel for Ends<'_> {
 
 impl Part {
     /// Of a block, by float arithmetic where it may be used.
-    pub(super) fn of(x: &[f32], ieee: bool) -> Self {
-        if ieee { simd::run(Ends(x)) } else { Self::exact(x) }
+    pub(super) fn of(x: &[f32], ieee: bool, ask: bool) -> Self {
+        if ieee { simd::run(Ends { x, ask }) } else { Self::exact(x) }
     }
 
     pub(super) fn exact(x: &[f32]) -> Self {

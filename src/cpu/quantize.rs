@@ -3,8 +3,9 @@
 use super::code::{Coder, Field, Made};
 use super::fold::{Run, Slots, Values, backwards, blocks, recycled, runs, task_elems};
 use super::loss::{self, loss};
-use super::min_max::parts;
+use super::min_max::{PREFETCH_BYTES, parts};
 use super::scale::scale_and_zero_point;
+use super::simd::{Output, is_past_caches};
 use super::units::{AddLoss, Parcel, PerUnit, Stretch, encode_units, stretch};
 use super::{float_env, nibble};
 use crate::error::Result;
@@ -91,10 +92,10 @@ pub fn quantize_into(x: Tensor<'_>, spec: &Spec, out: &mut QuantizeOutput) -> Re
             let scales = (&mut to.scales[..], &mut to.zero_points[..], &mut sums[..]);
             let counts = match bits {
                 4 => packed_units(x, spec, units, stretch, &mut to.codes, scales),
-                8 => by_units(x, spec, units, stretch, &mut to.codes, scales, loss::Part::add_fine),
+                8 => by_units(x, spec, units, stretch, &mut to.codes, scales, loss::Part::add_own),
                 _ => {
                     let codes = to.codes.as_chunks_mut::<2>().0;
-                    by_units(x, spec, units, stretch, codes, scales, loss::Part::add_fine)
+                    by_units(x, spec, units, stretch, codes, scales, loss::Part::add_own)
                 }
             };
             (counts, sums)
@@ -208,8 +209,12 @@ pub(super) fn by_units<T: Made>(
     per_unit: PerUnit<'_>,
     add_loss: AddLoss<T>,
 ) -> Counts {
+    let past_caches = is_past_caches(x.bytes().len() + size_of_val(out));
     let tasks = Parcel::tasks(units, stretch, out, stretch.elems, per_unit);
-    tasks.into_par_iter().map(|parcel| encode_units(x, spec, units, parcel, add_loss)).reduce(Counts::default, add)
+    tasks
+        .into_par_iter()
+        .map(|parcel| encode_units(x, spec, units, parcel, past_caches, add_loss))
+        .reduce(Counts::default, add)
 }
 
 /// The same of codes that lie two in a byte.
@@ -232,7 +237,7 @@ fn packed_units(
         codes.resize(elems.len(), 0);
         let (first, first_unit) = (elems.start, units.unit_of(elems.start));
         let inner = Parcel { elems, out: codes, scales, zero_points: &mut *zero_points, sums };
-        let counts = encode_units(x, spec, units, inner, loss::Part::add_fine);
+        let counts = encode_units(x, spec, units, inner, false, loss::Part::add_own);
         let pad = |elem| zero_points.get(units.unit_of(elem) - first_unit).copied().unwrap_or(0);
         nibble::pack(codes, first, row_elems, pad, out);
         counts
@@ -308,16 +313,20 @@ impl<'a> Scaling<'a> {
         spec: &Spec,
         elems: Range<usize>,
         out: &mut [T],
+        past_caches: bool,
         mut visit: impl FnMut(&Run, &Coder, &[f32], &[T]),
     ) -> Counts {
         let (first, mut counts, mut values) = (elems.start, Counts::default(), Values::new(x));
+        let mut out = Output::new(out, past_caches);
         for run in runs(self.units, elems) {
             let coder = self.coder(spec, &run);
             let ordinary = self.ordinary.get(run.unit).copied().unwrap_or(false);
             for block in blocks(run.elems.clone()) {
-                let (x, out) = (values.get(block.clone()), &mut out[block.start - first..block.end - first]);
-                counts.merge(coder.encode(x, ordinary, out));
-                visit(&run, &coder, x, out);
+                let x = values.get(block.clone());
+                out.write(block.start - first..block.end - first, |out| {
+                    counts.merge(coder.encode(x, ordinary, out));
+                    visit(&run, &coder, x, out);
+                });
             }
         }
         counts
@@ -327,6 +336,7 @@ impl<'a> Scaling<'a> {
 /// Stores all codes.
 fn encode(x: Tensor<'_>, spec: &Spec, scaling: &Scaling<'_>, bytes: &mut [u8]) -> (Counts, Vec<loss::Part>) {
     let task_elems = task_elems(scaling.units);
+    let past_caches = is_past_caches(x.bytes().len() + bytes.len());
     match spec.scheme.code().bits() {
         4 => {
             let row_elems = x.row_elems();
@@ -337,16 +347,16 @@ fn encode(x: Tensor<'_>, spec: &Spec, scaling: &Scaling<'_>, bytes: &mut [u8]) -
             in_tasks(spec, scaling, bytes, task_elems / 2, |codes: &mut Vec<u8>, first_byte, bytes| {
                 let elems = elem_of(first_byte)..elem_of(first_byte + bytes.len());
                 codes.resize(elems.len(), 0);
-                let made = encode_task(x, spec, scaling, elems.clone(), codes);
+                let made = encode_task(x, spec, scaling, elems.clone(), codes, false);
                 nibble::pack(codes, elems.start, row_elems, pad, bytes);
                 made
             })
         }
         8 => in_tasks(spec, scaling, bytes, task_elems, |_, first, codes| {
-            encode_task(x, spec, scaling, first..first + codes.len(), codes)
+            encode_task(x, spec, scaling, first..first + codes.len(), codes, past_caches)
         }),
         _ => in_tasks(spec, scaling, bytes.as_chunks_mut::<2>().0, task_elems, |_, first, codes| {
-            encode_task(x, spec, scaling, first..first + codes.len(), codes)
+            encode_task(x, spec, scaling, first..first + codes.len(), codes, past_caches)
         }),
     }
 }
@@ -381,13 +391,14 @@ fn encode_task<T: Field>(
     scaling: &Scaling<'_>,
     elems: Range<usize>,
     out: &mut [T],
+    past_caches: bool,
 ) -> MadeByTask {
     if spec.loss == LossDetail::None || spec.scheme.is_cast() {
-        return (scaling.encode(x, spec, elems, out, |_, _, _, _| {}), None);
+        return (scaling.encode(x, spec, elems, out, past_caches, |_, _, _, _| {}), None);
     }
     let mut slots = Slots::new(scaling.units, &elems, &loss::Part::default());
-    let counts = scaling.encode(x, spec, elems, out, |run, coder, x, codes| {
-        slots.of(run.unit).add_fine(coder, x, codes);
+    let counts = scaling.encode(x, spec, elems, out, past_caches, |run, coder, x, codes| {
+        slots.of(run.unit).add_own(coder, x, codes, PREFETCH_BYTES);
     });
     (counts, Some(slots))
 }

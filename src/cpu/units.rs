@@ -2,14 +2,14 @@
 
 use super::code::{Coder, Made, WHOLE, quotients};
 use super::float_env;
-use super::fold::{TASK_ELEMS, Values, blocks, runs};
+use super::fold::{BLOCK_ELEMS, TASK_ELEMS, Values, blocks, runs};
 use super::loss;
-use super::min_max::Part;
+use super::min_max::{PREFETCH_BYTES, Part};
 use super::scale::{plain_scales, plain_zero_points, scale_and_zero_point};
-use super::simd::{self, Kernel};
+use super::simd::{self, Kernel, Output};
 use crate::layout::RangeUnits;
 use crate::quantized::{Counts, Spec};
-use crate::scheme::Mapping;
+use crate::scheme::{Mapping, Scheme};
 use crate::tensor::Tensor;
 use std::ops::Range;
 
@@ -89,7 +89,7 @@ impl<'a, T> Parcel<'a, T> {
 pub(super) type PerUnit<'a> = (&'a mut [f32], &'a mut [i32], &'a mut [loss::Part]);
 
 /// Adds values and their codes to a unit's loss.
-pub(super) type AddLoss<T> = fn(&mut loss::Part, &Coder, &[f32], &[T]);
+pub(super) type AddLoss<T> = fn(&mut loss::Part, &Coder, &[f32], &[T], usize);
 
 /// Finds scales and zero points, and makes something of every value.
 pub(super) fn encode_units<T: Made>(
@@ -97,64 +97,65 @@ pub(super) fn encode_units<T: Made>(
     spec: &Spec,
     units: RangeUnits,
     parcel: Parcel<'_, T>,
+    past_caches: bool,
     add_loss: AddLoss<T>,
 ) -> Counts {
     let Parcel { elems, out, scales, zero_points, sums } = parcel;
     let ieee = float_env::is_ieee_default();
     let (first, first_unit) = (elems.start, units.unit_of(elems.start));
     let mut values = Values::new(x);
+    let mut out = Output::new(out, past_caches);
     let mut counts = Counts::default();
     if ieee && units.inner_elems <= FEW_ELEMS {
+        let (mut room, mut a, mut b) = (Room::new(), [0; TOGETHER_ELEMS], [0; TOGETHER_ELEMS]);
+        // Units, or rows whose last unit is short.
         let whole = if units.ragged_row_elems == 0 { units.inner_elems } else { units.ragged_row_elems };
-        let step = (values.block_elems() / whole).max(1) * whole;
         let whole_units = whole.div_ceil(units.inner_elems);
+        let step = (BLOCK_ELEMS / whole).max(1);
         let mut unit = 0;
-        for start in elems.clone().step_by(step) {
-            let block = start..(start + step).min(elems.end);
+        for start in elems.clone().step_by(step * whole) {
+            let block = start..(start + step * whole).min(elems.end);
             let n = block.len() / whole * whole_units;
             let x = values.get(block.clone());
-            let out = &mut out[block.start - first..block.end - first];
             let scales = &mut scales[unit..unit + n];
             let zero_points = if zero_points.is_empty() { &mut [] } else { &mut zero_points[unit..unit + n] };
-            // Rows whose last unit is short, one by one.
-            let row_elems = if units.ragged_row_elems == 0 { x.len() } else { whole };
-            let row_units = row_elems.div_ceil(units.inner_elems);
-            for (row, x) in x.chunks(row_elems).enumerate() {
-                let own = row * row_units..(row + 1) * row_units;
-                let few = Few {
-                    x,
-                    spec,
-                    unit_elems: units.inner_elems,
-                    scales: &mut scales[own.clone()],
-                    zero_points: if zero_points.is_empty() { &mut [] } else { &mut zero_points[own] },
-                    out: &mut out[row * row_elems..][..x.len()],
-                };
-                counts.merge(simd::run(few));
-            }
-            if !sums.is_empty() {
-                let mut at = 0;
-                for (i, sums) in sums[unit..unit + n].iter_mut().enumerate() {
-                    let coder = Coder {
+            let sums = if sums.is_empty() { &mut [] } else { &mut sums[unit..unit + n] };
+            unit += n;
+            out.write(block.start - first..block.end - first, |out| {
+                // Rows whose last unit is short go one by one.
+                let row_elems = if units.ragged_row_elems == 0 { x.len() } else { whole };
+                let row_units = row_elems.div_ceil(units.inner_elems);
+                for (row, (x, out)) in x.chunks(row_elems).zip(out.chunks_mut(row_elems)).enumerate() {
+                    let own = row * row_units..(row + 1) * row_units;
+                    counts.merge(simd::run(Few {
+                        x,
                         scheme: spec.scheme,
-                        saturate: false,
-                        s: scales[i],
-                        z: zero_points.get(i).copied().unwrap_or(0),
-                        ieee,
-                    };
+                        unit_elems: units.inner_elems,
+                        scales: &mut scales[own.clone()],
+                        zero_points: if zero_points.is_empty() { &mut [] } else { &mut zero_points[own] },
+                        room: &mut room,
+                        keys: [&mut a, &mut b],
+                        out,
+                    }));
+                }
+                let mut at = 0;
+                for (i, sums) in sums.iter_mut().enumerate() {
+                    let z = zero_points.get(i).copied().unwrap_or(0);
+                    let coder = Coder { scheme: spec.scheme, saturate: false, s: scales[i], z, ieee };
                     let end = units.run_end(block.start + at) - block.start;
-                    add_loss(sums, &coder, &x[at..end], &out[at..end]);
+                    add_loss(sums, &coder, &x[at..end], &out[at..end], PREFETCH_BYTES);
                     at = end;
                 }
-            }
-            unit += n;
+            });
         }
         return counts;
     }
     for run in runs(units, elems) {
-        let unit = run.unit - first_unit;
+        let (unit, run_elems) = (run.unit - first_unit, run.elems.len());
         let mut part = Part::default();
         for block in blocks(run.elems.clone()) {
-            part.merge(&Part::of(values.get(block), ieee));
+            // Where the loss follows, that asks for memory meanwhile.
+            part.merge(&Part::of(values.get(block), ieee, sums.is_empty()));
         }
         let (s, z) = scale_and_zero_point(part.range(), spec.scheme, ieee);
         scales[unit] = s;
@@ -164,11 +165,13 @@ pub(super) fn encode_units<T: Made>(
         let coder = Coder { scheme: spec.scheme, saturate: spec.saturate, s, z, ieee };
         let ordinary = part.is_finite() && coder.holds(part.range());
         for block in blocks(run.elems) {
-            let (x, out) = (values.get(block.clone()), &mut out[block.start - first..block.end - first]);
-            counts.merge(coder.encode(x, ordinary, out));
-            if let Some(sums) = sums.get_mut(unit) {
-                add_loss(sums, &coder, x, out);
-            }
+            let x = values.get(block.clone());
+            out.write(block.start - first..block.end - first, |out| {
+                counts.merge(coder.encode(x, ordinary, out));
+                if let Some(sums) = sums.get_mut(unit) {
+                    add_loss(sums, &coder, x, out, 4 * run_elems);
+                }
+            });
         }
     }
     counts
@@ -177,10 +180,13 @@ pub(super) fn encode_units<T: Made>(
 /// Consecutive units of so many elements; the last may be short.
 struct Few<'a, T> {
     x: &'a [f32],
-    spec: &'a Spec,
+    scheme: Scheme,
     unit_elems: usize,
     scales: &'a mut [f32],
     zero_points: &'a mut [i32],
+    room: &'a mut Room,
+    /// Apart from each other, so that loops from one to the other are seen to be free of overlaps.
+    keys: [&'a mut [i32; TOGETHER_ELEMS]; 2],
     out: &'a mut [T],
 }
 
@@ -202,21 +208,17 @@ impl<T: Made> Few<'_, T> {
     /// With units of `N` elements, if that is not 0.
     #[inline(always)]
     fn each<const N: usize>(self) -> Counts {
-        let Self { x, spec, unit_elems, scales, zero_points, out } = self;
+        let Self { x, scheme, unit_elems, scales, zero_points, room, keys: [a, b], out } = self;
         let unit_elems = if N == 0 { unit_elems } else { N };
-        let scheme = spec.scheme;
         let made = T::from_sum(scheme);
         let mut counts = Counts::default();
-        let mut room = Room::new();
-        let (mut lo, mut hi) = ([0f32; TOGETHER_ELEMS], [0f32; TOGETHER_ELEMS]);
-        let (mut s_of, mut z_of) = ([0f32; TOGETHER_ELEMS], [0; TOGETHER_ELEMS]);
-        let mut no_zero_points = [0; TOGETHER_ELEMS];
+        let Room { lo, hi, s_of, z_of, no_zero_points } = room;
         let step_units = (TOGETHER_ELEMS / unit_elems).max(1);
         let mut unit = 0;
         for (x, out) in x.chunks(step_units * unit_elems).zip(out.chunks_mut(step_units * unit_elems)) {
             let n = x.len().div_ceil(unit_elems);
             let (lo, hi, scales) = (&mut lo[..n], &mut hi[..n], &mut scales[unit..unit + n]);
-            let finite = room.ends(x, unit_elems, scheme.mapping(), lo, hi);
+            let finite = ends(x, unit_elems, scheme.mapping(), [a, b], lo, hi);
             plain_scales([lo, hi], scheme, scales);
             let zero_points =
                 if zero_points.is_empty() { &mut no_zero_points[..n] } else { &mut zero_points[unit..unit + n] };
@@ -224,9 +226,10 @@ impl<T: Made> Few<'_, T> {
                 plain_zero_points(lo, scales, scheme, zero_points);
             }
             unit += n;
+            let (qmin, qmax) = (scheme.qmin(), scheme.qmax());
             let mut clipped = 0u32;
             for (((&lo, &hi), &s), &z) in lo.iter().zip(&*hi).zip(&*scales).zip(&*zero_points) {
-                let (first, last) = quotients(scheme, z);
+                let (first, last) = quotients(qmin, qmax, z);
                 clipped |= u32::from(!((first <= lo / s) & (hi / s <= last)));
             }
             if !finite || clipped != 0 {
@@ -238,15 +241,29 @@ impl<T: Made> Few<'_, T> {
                 continue;
             }
             // Every element's own scale, so that there is one loop over all of them.
-            spread::<N, _>(scales, unit_elems, &mut s_of);
+            spread::<N, _>(scales, unit_elems, s_of);
             if scheme.has_zero_point() {
-                spread::<N, _>(zero_points, unit_elems, &mut z_of);
-                for (((out, &v), &s), &z) in out.iter_mut().zip(x).zip(&s_of).zip(&z_of) {
+                spread::<N, _>(zero_points, unit_elems, z_of);
+                for (((out, &v), &s), &z) in out.iter_mut().zip(x).zip(&*s_of).zip(&*z_of) {
                     *out = made(v / s + WHOLE, s, z);
                 }
             } else {
-                for ((out, &v), &s) in out.iter_mut().zip(x).zip(&s_of) {
-                    *out = made(v / s + WHOLE, s, 0);
+                // By some lines at a time, and with them asks for the next ones.
+                const LINES: usize = 4;
+                const CHUNK: usize = 16 * LINES;
+                for ((out, x), s_of) in out.chunks_mut(CHUNK).zip(x.chunks(CHUNK)).zip(s_of.as_chunks::<CHUNK>().0) {
+                    for line in 0..LINES {
+                        simd::prefetch(x, PREFETCH_BYTES + 64 * line);
+                    }
+                    if let (Ok(out), Ok(x)) = (<&mut [T; CHUNK]>::try_from(&mut *out), <&[f32; CHUNK]>::try_from(x)) {
+                        for i in 0..CHUNK {
+                            out[i] = made(x[i] / s_of[i] + WHOLE, s_of[i], 0);
+                        }
+                    } else {
+                        for ((out, &v), &s) in out.iter_mut().zip(x).zip(s_of) {
+                            *out = made(v / s + WHOLE, s, 0);
+                        }
+                    }
                 }
             }
         }
@@ -268,93 +285,117 @@ fn spread<const N: usize, V: Copy>(values: &[V], times: usize, out: &mut [V]) {
     }
 }
 
-/// Where the ends of units are found, by halves: maxima of neighbours, of neighbours' maxima and so on, each a loop over
-/// all units.
+/// Room for what is computed of units that are taken together.
 struct Room {
-    keys: [[i32; TOGETHER_ELEMS]; 2],
+    lo: [f32; TOGETHER_ELEMS],
+    hi: [f32; TOGETHER_ELEMS],
+    /// Of each element.
+    s_of: [f32; TOGETHER_ELEMS],
+    z_of: [i32; TOGETHER_ELEMS],
+    no_zero_points: [i32; TOGETHER_ELEMS],
+}
+
+impl Room {
+    fn new() -> Self {
+        let (floats, whole) = ([0.0; TOGETHER_ELEMS], [0; TOGETHER_ELEMS]);
+        Self { lo: floats, hi: floats, s_of: floats, z_of: whole, no_zero_points: whole }
+    }
 }
 
 /// The least key of what is not finite.
 const ENDLESS: i32 = 0x7f80_0000;
 
-impl Room {
-    #[inline(always)]
-    fn new() -> Self {
-        Self { keys: [[0; TOGETHER_ELEMS]; 2] }
+/// The ends of each unit; of rules that go by magnitude alone, the largest one and its opposite. Whether all values are
+/// finite.
+#[inline(always)]
+fn ends(
+    x: &[f32],
+    unit_elems: usize,
+    mapping: Mapping,
+    keys: [&mut [i32; TOGETHER_ELEMS]; 2],
+    lo: &mut [f32],
+    hi: &mut [f32],
+) -> bool {
+    // As signed numbers keys order as the values do, and those of NaN lie beyond the infinities'.
+    let key = |v: f32| {
+        let bits = v.to_bits().cast_signed();
+        bits ^ ((bits >> 31) & 0x7fff_ffff)
+    };
+    let value = |key: i32| f32::from_bits((key ^ ((key >> 31) & 0x7fff_ffff)).cast_unsigned()) + 0.0;
+    let [a, b] = keys;
+    let mut most = 0;
+    if matches!(mapping, Mapping::AbsMax | Mapping::HalfRange) {
+        let keys = largest(x, unit_elems, a, b, |v| v.abs().to_bits().cast_signed());
+        for ((&key, lo), hi) in keys.iter().zip(&mut *lo).zip(&mut *hi) {
+            most = most.max(key);
+            (*lo, *hi) = (-value(key), value(key));
+        }
+    } else {
+        for (&key, hi) in largest(x, unit_elems, a, b, key).iter().zip(&mut *hi) {
+            most = most.max(key);
+            *hi = value(key);
+        }
+        for (&key, lo) in largest(x, unit_elems, a, b, |v| !key(v)).iter().zip(&mut *lo) {
+            most = most.max(key);
+            *lo = value(!key);
+        }
     }
+    if most < ENDLESS {
+        return true;
+    }
+    for ((x, lo), hi) in x.chunks(unit_elems).zip(lo).zip(hi) {
+        let range = Part::exact(x).range();
+        (*lo, *hi) = (range.lo, range.hi);
+    }
+    false
+}
 
-    /// The ends of each unit; of rules that go by magnitude alone, the largest one and its opposite. Whether all values are
-    /// finite.
-    #[inline(always)]
-    fn ends(&mut self, x: &[f32], unit_elems: usize, mapping: Mapping, lo: &mut [f32], hi: &mut [f32]) -> bool {
-        // As signed numbers keys order as the values do, and those of NaN lie beyond the infinities'.
-        let key = |v: f32| {
-            let bits = v.to_bits().cast_signed();
-            bits ^ ((bits >> 31) & 0x7fff_ffff)
-        };
-        let value = |key: i32| f32::from_bits((key ^ ((key >> 31) & 0x7fff_ffff)).cast_unsigned()) + 0.0;
-        let mut most = 0;
-        if matches!(mapping, Mapping::AbsMax | Mapping::HalfRange) {
-            let keys = self.largest(x, unit_elems, |v| v.abs().to_bits().cast_signed());
-            for ((&key, lo), hi) in keys.iter().zip(&mut *lo).zip(&mut *hi) {
-                most = most.max(key);
-                (*lo, *hi) = (-value(key), value(key));
-            }
-        } else {
-            for (&key, hi) in self.largest(x, unit_elems, key).iter().zip(&mut *hi) {
-                most = most.max(key);
-                *hi = value(key);
-            }
-            for (&key, lo) in self.largest(x, unit_elems, |v| !key(v)).iter().zip(&mut *lo) {
-                most = most.max(key);
-                *lo = value(!key);
-            }
-        }
-        if most < ENDLESS {
-            return true;
-        }
-        for ((x, lo), hi) in x.chunks(unit_elems).zip(lo).zip(hi) {
-            let range = Part::exact(x).range();
-            (*lo, *hi) = (range.lo, range.hi);
-        }
-        false
+/// The larger one of each two neighbours. A function, since its arguments are known not to overlap.
+#[inline(always)]
+fn larger(from: &[i32], to: &mut [i32]) {
+    for (to, &[a, b]) in to.iter_mut().zip(from.as_chunks().0) {
+        *to = a.max(b);
     }
+}
 
-    /// The largest key of each unit.
-    #[inline(always)]
-    fn largest(&mut self, x: &[f32], unit_elems: usize, key: impl Fn(f32) -> i32) -> &[i32] {
-        let [a, b] = &mut self.keys;
-        let whole = x.len() / unit_elems * unit_elems;
-        let (mut from, mut to) = (&mut a[..], &mut b[..]);
-        let (mut n, mut left) = (whole, unit_elems);
-        if left % 2 == 0 {
-            for (to, &[a, b]) in to.iter_mut().zip(x[..whole].as_chunks().0) {
-                *to = key(a).max(key(b));
-            }
-            (n, left) = (n / 2, left / 2);
-        } else {
-            for (to, &v) in to.iter_mut().zip(&x[..whole]) {
-                *to = key(v);
-            }
+/// The largest key of each unit, found by halves: maxima of neighbours, of neighbours' maxima and so on, each a loop over
+/// all units.
+#[inline(always)]
+fn largest<'a>(
+    x: &[f32],
+    unit_elems: usize,
+    a: &'a mut [i32; TOGETHER_ELEMS],
+    b: &'a mut [i32; TOGETHER_ELEMS],
+    key: impl Fn(f32) -> i32,
+) -> &'a [i32] {
+    let whole = x.len() / unit_elems * unit_elems;
+    let (mut from, mut to) = (&mut a[..], &mut b[..]);
+    let (mut n, mut left) = (whole, unit_elems);
+    if left.is_multiple_of(2) {
+        for (to, &[a, b]) in to.iter_mut().zip(x[..whole].as_chunks().0) {
+            *to = key(a).max(key(b));
         }
-        while left % 2 == 0 {
-            (from, to) = (to, from);
-            for (to, &[a, b]) in to.iter_mut().zip(from[..n].as_chunks().0) {
-                *to = a.max(b);
-            }
-            (n, left) = (n / 2, left / 2);
+        (n, left) = (n / 2, left / 2);
+    } else {
+        for (to, &v) in to.iter_mut().zip(&x[..whole]) {
+            *to = key(v);
         }
-        if left > 1 {
-            (from, to) = (to, from);
-            for (to, keys) in to.iter_mut().zip(from[..n].chunks(left)) {
-                *to = keys.iter().copied().fold(i32::MIN, i32::max);
-            }
-            n /= left;
-        }
-        if whole < x.len() {
-            to[n] = x[whole..].iter().map(|&v| key(v)).fold(i32::MIN, i32::max);
-            n += 1;
-        }
-        &to[..n]
     }
+    while left.is_multiple_of(2) {
+        (from, to) = (to, from);
+        larger(&from[..n], to);
+        (n, left) = (n / 2, left / 2);
+    }
+    if left > 1 {
+        (from, to) = (to, from);
+        for (to, keys) in to.iter_mut().zip(from[..n].chunks(left)) {
+            *to = keys.iter().copied().fold(i32::MIN, i32::max);
+        }
+        n /= left;
+    }
+    if whole < x.len() {
+        to[n] = x[whole..].iter().map(|&v| key(v)).fold(i32::MIN, i32::max);
+        n += 1;
+    }
+    &to[..n]
 }
