@@ -170,6 +170,22 @@ impl Coder {
         }
     }
 
+    /// The same of elements each of which has a scale and a zero point of its own; not of casts, and by float arithmetic.
+    pub(super) fn encode_each<T: Made>(
+        scheme: Scheme,
+        x: &[f32],
+        (s, z): (&[f32], &[i32]),
+        ordinary: bool,
+        out: &mut [T],
+    ) -> Counts {
+        let made = T::from_sum(scheme);
+        if ordinary {
+            simd::run(OrdinaryEach { x, s, z, made, out });
+            return Counts::default();
+        }
+        simd::run(CarefulEach { x, s, z, ends: (scheme.qmin(), scheme.qmax()), made, out })
+    }
+
     fn exact<T: Made>(&self, x: &[f32], out: &mut [T]) -> Counts {
         let recipe = exact::code::recipe(
             self.s.to_bits(),
@@ -214,6 +230,31 @@ impl Coder {
                 .iter_mut()
                 .zip(codes)
                 .for_each(|(x, c)| *x = f32::from_bits(exact::code::decode(steps(c.bits()), s.to_bits()))),
+        }
+    }
+}
+
+/// `x'` of codes each of which has a scale and a zero point of its own; not of casts, and by float arithmetic.
+pub(super) fn decode_each<T: Field>(scheme: Scheme, codes: &[T], (s, z): (&[f32], &[i32]), out: &mut [f32]) {
+    let coder = Coder { scheme, saturate: false, s: 1.0, z: 0, ieee: true };
+    simd::run(DecodeEach { codes, s, z, steps: coder.steps(), out });
+}
+
+struct DecodeEach<'a, T, S> {
+    codes: &'a [T],
+    s: &'a [f32],
+    z: &'a [i32],
+    steps: S,
+    out: &'a mut [f32],
+}
+
+impl<T: Field, S: Fn(u32) -> i32> Kernel for DecodeEach<'_, T, S> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        for (((out, &code), &s), &z) in self.out.iter_mut().zip(self.codes).zip(self.s).zip(self.z) {
+            *out = ((self.steps)(code.bits()) - z) as f32 * s;
         }
     }
 }
@@ -282,6 +323,59 @@ impl<T, M: Fn(f32) -> T> Kernel for Careful<'_, T, M> {
             counts.merge(Counts::new(clipped - inf, nan, inf));
         }
         counts
+    }
+}
+
+/// Quotients of values that are finite and not clipped, each by a scale of its own.
+struct OrdinaryEach<'a, T, M> {
+    x: &'a [f32],
+    s: &'a [f32],
+    z: &'a [i32],
+    made: M,
+    out: &'a mut [T],
+}
+
+impl<T, M: Fn(f32, f32, i32) -> T> Kernel for OrdinaryEach<'_, T, M> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        for (((out, &v), &s), &z) in self.out.iter_mut().zip(self.x).zip(self.s).zip(self.z) {
+            *out = (self.made)(v / s + WHOLE, s, z);
+        }
+    }
+}
+
+/// Quotients of any values, each by a scale of its own.
+struct CarefulEach<'a, T, M> {
+    x: &'a [f32],
+    s: &'a [f32],
+    z: &'a [i32],
+    /// The last codes.
+    ends: (i32, i32),
+    made: M,
+    out: &'a mut [T],
+}
+
+impl<T, M: Fn(f32, f32, i32) -> T> Kernel for CarefulEach<'_, T, M> {
+    type Output = Counts;
+
+    #[inline(always)]
+    fn run(self) -> Counts {
+        let Self { x, s, z, ends: (qmin, qmax), made, out } = self;
+        debug_assert!(x.len() < 1 << 30, "a block");
+        let (mut nan, mut inf, mut clipped) = (0u32, 0u32, 0u32);
+        for (((out, &v), &s), &z) in out.iter_mut().zip(x).zip(s).zip(z) {
+            let (first, last) = quotients(qmin, qmax, z);
+            nan += u32::from(v.is_nan());
+            inf += u32::from(v.abs() == f32::INFINITY);
+            let y = if v.is_nan() { 0.0 } else { v / s };
+            let held = if y > first { y } else { first };
+            let held = if held < last { held } else { last };
+            clipped += u32::from(held != y);
+            *out = made(held + WHOLE, s, z);
+        }
+        Counts::new(clipped - inf, nan, inf)
     }
 }
 
@@ -374,6 +468,87 @@ mod tests {
                 assert!(found.0.iter().all(|code| (scheme.qmin()..=scheme.qmax()).contains(code)), "{scheme}");
                 assert_eq!(decode(plain, &found.0), decode(exact, &found.0), "{scheme}, s {s:e}, z {z}");
             }
+        }
+    }
+
+    /// The contract's formula, as it stands.
+    fn formula(scheme: Scheme, s: f32, z: i32, v: f32) -> (i32, bool) {
+        let whole = (v / s).round_ties_even() + z as f32;
+        let code = if v.is_nan() { z as f32 } else { whole.clamp(scheme.qmin() as f32, scheme.qmax() as f32) };
+        (code as i32, v.is_finite() && whole != code)
+    }
+
+    #[test]
+    fn at_every_level_codes_and_counts_are_those_of_the_formula_for_any_length_and_address() {
+        let mut rng = Rng::new(23);
+        let mut x: Vec<f32> = edge_bits().into_iter().map(f32::from_bits).collect();
+        for &scheme in Scheme::ALL.iter().filter(|scheme| !scheme.is_cast()) {
+            for (i, &bits) in SCALES.iter().enumerate() {
+                let (s, span) = (f32::from_bits(bits), (scheme.qmax() - scheme.qmin()).cast_unsigned());
+                let z = match i % 4 {
+                    _ if !scheme.has_zero_point() => 0,
+                    0 => scheme.qmin(),
+                    1 => scheme.qmax(),
+                    _ => scheme.qmin() + rng.below(span + 1).cast_signed(),
+                };
+                x.truncate(edge_bits().len());
+                while x.len() < 400 {
+                    // The floats around a point halfway between codes, within and beyond them.
+                    let half = (f64::from(rng.below(4 * span)) - 2.0 * f64::from(span)) / 2.0 * f64::from(s);
+                    let near = (half as f32).to_bits().wrapping_add(rng.below(5)).wrapping_sub(2);
+                    x.push(f32::from_bits(near));
+                }
+                let coder = Coder { scheme, saturate: false, s, z, ieee: true };
+                let start = rng.below(200) as usize;
+                let x = &x[start..][..rng.below(200) as usize];
+                let expected: Vec<(i32, bool)> = x.iter().map(|&v| formula(scheme, s, z, v)).collect();
+                let clipped = expected.iter().filter(|code| code.1).count() as u64;
+                let (s_of, z_of) = (vec![s; x.len()], vec![z; x.len()]);
+                simd::for_each_level(|level| {
+                    let what = format!("{level} {scheme} s {s:e} z {z}");
+                    let (codes, found) = encode(coder, x);
+                    assert!(codes.iter().copied().eq(expected.iter().map(|code| code.0)), "{what}");
+                    assert_eq!(found, clipped, "{what}");
+                    let mut each = vec![[0; 2]; x.len()];
+                    let counts = Coder::encode_each(scheme, x, (&s_of, &z_of), false, &mut each);
+                    let mut one = vec![[0; 2]; x.len()];
+                    assert_eq!(counts, coder.encode(x, false, &mut one), "{what}");
+                    assert_eq!(each, one, "{what}");
+                    // What is ordinary needs no care.
+                    let ordinary: Vec<f32> =
+                        x.iter().zip(&expected).filter(|(v, code)| v.is_finite() && !code.1).map(|(&v, _)| v).collect();
+                    let n = ordinary.len();
+                    coder.encode(&ordinary, false, &mut one[..n]);
+                    coder.encode(&ordinary, true, &mut each[..n]);
+                    assert_eq!(each[..n], one[..n], "{what}");
+                    Coder::encode_each(scheme, &ordinary, (&s_of, &z_of), true, &mut each[..n]);
+                    assert_eq!(each[..n], one[..n], "{what}");
+                    let range = ordinary
+                        .iter()
+                        .fold(Ends { lo: 0.0, hi: 0.0 }, |ends, &v| Ends { lo: ends.lo.min(v), hi: ends.hi.max(v) });
+                    assert!(coder.holds(range), "{what}: {range:?}");
+                    let of = |codes: &[[u8; 2]], each: bool| {
+                        let mut values = vec![f32::NAN; codes.len()];
+                        match each {
+                            true => decode_each(scheme, codes, (&s_of, &z_of), &mut values),
+                            false => coder.decode(codes, &mut values),
+                        }
+                        values.into_iter().map(f32::to_bits).collect::<Vec<_>>()
+                    };
+                    let mut fake = vec![f32::NAN; x.len()];
+                    let mut one = vec![[0; 2]; x.len()];
+                    assert_eq!(coder.encode(x, false, &mut fake), coder.encode(x, false, &mut one), "{what}");
+                    let fake: Vec<u32> = fake.into_iter().map(f32::to_bits).collect();
+                    assert!(of(&one, false) == fake && of(&one, true) == fake, "{what}");
+                });
+            }
+        }
+    }
+
+    #[test]
+    fn f16_widens_by_a_product_as_by_its_fields() {
+        for half in 0..=0xffff {
+            assert_eq!(widen_f16(half).to_bits(), widen::from_f16(half), "{half:#06x}");
         }
     }
 

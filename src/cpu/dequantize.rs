@@ -1,7 +1,8 @@
 //! From codes back to values; twin of `shaders/dequantize.wgsl`.
 
-use super::code::{Coder, Field};
-use super::fold::{TASK_ELEMS, blocks, map_tasks, recycled, runs};
+use super::code::{Coder, Field, decode_each};
+use super::float_env;
+use super::fold::{FEW_ELEMS, Spread, TASK_ELEMS, blocks, map_tasks, recycled, runs};
 use super::simd::{Output, is_past_caches};
 use crate::error::Result;
 use crate::quantized::Quantized;
@@ -72,6 +73,16 @@ fn decode<T: Field>(q: &Quantized, values: &mut [f32]) {
         let len = out.len();
         let (mut buffer, mut out) = (vec![], Output::new(out, past_caches));
         let elems = first..first + len;
+        if q.units().inner_elems < FEW_ELEMS && !q.scheme().is_cast() && float_env::is_ieee_default() {
+            let mut spread = Spread::default();
+            for block in blocks(elems) {
+                let of_each = spread.of(q.units(), &block, q.scales(), q.zero_points());
+                out.write(block.start - first..block.end - first, |out| {
+                    decode_each(q.scheme(), T::read(q, block, &mut buffer), of_each, out);
+                });
+            }
+            return;
+        }
         for run in runs(q.units(), elems) {
             let coder = Coder::of(q, &run);
             for block in blocks(run.elems) {

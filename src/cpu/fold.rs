@@ -26,16 +26,63 @@ pub(super) struct Run {
 pub(super) fn runs(units: RangeUnits, elems: Range<usize>) -> impl Iterator<Item = Run> {
     let ieee = float_env::is_ieee_default();
     let mut start = elems.start;
-    let mut unit = if elems.is_empty() { 0 } else { units.unit_of(start) };
+    let (mut unit, mut run_end) = if elems.is_empty() { (0, 0) } else { (units.unit_of(start), units.run_end(start)) };
     std::iter::from_fn(move || {
         if start >= elems.end {
             return None;
         }
-        let end = units.run_end(start).min(elems.end);
+        let end = run_end.min(elems.end);
         let run = Run { unit, elems: start..end, ieee };
         (start, unit) = (end, if unit + 1 == units.units { 0 } else { unit + 1 });
+        // All runs but those of ragged units are equally long, and a division costs as much as some elements.
+        run_end = if units.ragged_row_elems == 0 { end + units.inner_elems } else { units.run_end(end) };
         Some(run)
     })
+}
+
+/// Runs of fewer elements are better not looked at one by one.
+pub(super) const FEW_ELEMS: usize = 256;
+
+/// Each element's own scale and zero point.
+#[derive(Default)]
+pub(super) struct Spread {
+    s: Vec<f32>,
+    z: Vec<i32>,
+}
+
+impl Spread {
+    /// Those of a block; without zero points 0.
+    pub(super) fn of(
+        &mut self,
+        units: RangeUnits,
+        elems: &Range<usize>,
+        scales: &[f32],
+        zero_points: &[i32],
+    ) -> (&[f32], &[i32]) {
+        spread(units, elems, scales, &mut self.s);
+        spread(units, elems, zero_points, &mut self.z);
+        (&self.s[..elems.len()], &self.z[..elems.len()])
+    }
+}
+
+fn spread<V: Copy + Default>(units: RangeUnits, elems: &Range<usize>, values: &[V], out: &mut Vec<V>) {
+    out.resize(out.len().max(elems.len()), V::default());
+    if values.is_empty() {
+        return;
+    }
+    let mut out = &mut out[..elems.len()];
+    if units.inner_elems == 1 && units.ragged_row_elems == 0 {
+        let mut unit = units.unit_of(elems.start);
+        while !out.is_empty() {
+            let (now, later) = out.split_at_mut(out.len().min(units.units - unit));
+            now.copy_from_slice(&values[unit..unit + now.len()]);
+            (out, unit) = (later, 0);
+        }
+        return;
+    }
+    for run in runs(units, elems.clone()) {
+        out[run.elems.start - elems.start..run.elems.end - elems.start].fill(values[run.unit]);
+    }
 }
 
 /// A tensor's values, block by block.

@@ -1,12 +1,14 @@
 //! The range of each range unit; twin of `shaders/min_max.wgsl`.
 
-use super::fold::{BLOCK_ELEMS, Values, blocks, fold_units, runs};
+use super::float_env;
+use super::fold::{BLOCK_ELEMS, FEW_ELEMS, TASK_ELEMS, Values, blocks, fold_units, runs};
 use super::simd::{self, Kernel};
 use crate::error::Result;
 use crate::exact::float::{from_hi_key, from_lo_key, hi_key, lo_key};
 use crate::layout::{Granularity, RangeUnits};
 pub use crate::range::Range;
 use crate::tensor::Tensor;
+use rayon::prelude::*;
 
 /// The ranges of a tensor's range units, and the elements that are not finite.
 #[derive(Clone, Debug, PartialEq)]
@@ -74,6 +76,10 @@ pub fn min_max(x: Tensor<'_>, granularity: Granularity) -> Result<Ranges> {
 
 /// What each range unit contributes.
 pub(super) fn parts(x: Tensor<'_>, units: RangeUnits) -> Vec<Part> {
+    let column_elems = units.units * units.inner_elems;
+    if units.outer > 1 && units.inner_elems < FEW_ELEMS && column_elems <= COLUMNS_ELEMS {
+        return columns(x, units);
+    }
     fold_units(
         units,
         &Part::default(),
@@ -87,6 +93,72 @@ pub(super) fn parts(x: Tensor<'_>, units: RangeUnits) -> Vec<Part> {
         },
         |a, b| a.merge(&b),
     )
+}
+
+/// The most elements after which units begin anew, whose ends are held side by side.
+const COLUMNS_ELEMS: usize = 1 << 16;
+
+/// What each unit contributes where they repeat and their runs are short: the ends of all that lie above each other.
+fn columns(x: Tensor<'_>, units: RangeUnits) -> Vec<Part> {
+    let row_elems = units.units * units.inner_elems;
+    let task_rows = units.outer.div_ceil(4 * rayon::current_num_threads()).max(TASK_ELEMS.div_ceil(row_elems));
+    let of_task = |task: usize| {
+        let rows = task * task_rows..((task + 1) * task_rows).min(units.outer);
+        let mut all = vec![Part::default(); units.units];
+        let mut values = Values::new(x);
+        if !float_env::is_ieee_default() {
+            for run in runs(units, rows.start * row_elems..rows.end * row_elems) {
+                all[run.unit].merge(&Part::exact(values.get(run.elems)));
+            }
+            return all;
+        }
+        let (mut lo, mut hi) = (vec![f32::INFINITY; row_elems], vec![f32::NEG_INFINITY; row_elems]);
+        let (mut nan, mut inf) = (vec![0u32; row_elems], vec![0u32; row_elems]);
+        for row in rows {
+            for block in blocks(0..row_elems) {
+                let x = values.get(row * row_elems + block.start..row * row_elems + block.end);
+                let (lo, hi) = (&mut lo[block.clone()], &mut hi[block.clone()]);
+                simd::run(ColumnEnds { x, lo, hi, nan: &mut nan[block.clone()], inf: &mut inf[block] });
+            }
+        }
+        for (i, (&lo, &hi)) in lo.iter().zip(&hi).enumerate() {
+            let (nan, inf) = (nan[i].into(), inf[i].into());
+            // An infinity here means that there was no finite value; its key is as good as none.
+            let part = Part { hi_key: hi_key(hi.to_bits()), lo_key: lo_key(lo.to_bits()), nan, inf };
+            all[i / units.inner_elems].merge(&part);
+        }
+        all
+    };
+    let merge = |mut all: Vec<Part>, more: Vec<Part>| {
+        all.iter_mut().zip(&more).for_each(|(part, more)| part.merge(more));
+        all
+    };
+    let none = || vec![Part::default(); units.units];
+    (0..units.outer.div_ceil(task_rows)).into_par_iter().map(of_task).reduce(none, merge)
+}
+
+struct ColumnEnds<'a> {
+    x: &'a [f32],
+    lo: &'a mut [f32],
+    hi: &'a mut [f32],
+    nan: &'a mut [u32],
+    inf: &'a mut [u32],
+}
+
+impl Kernel for ColumnEnds<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let ends = self.x.iter().zip(self.lo).zip(self.hi);
+        for (((&v, lo), hi), (nan, inf)) in ends.zip(self.nan.iter_mut().zip(self.inf)) {
+            let finite = v.abs() < f32::INFINITY;
+            *lo = if finite & (v < *lo) { v } else { *lo };
+            *hi = if finite & (v > *hi) { v } else { *hi };
+            *nan += u32::from(v.is_nan());
+            *inf += u32::from(v.abs() == f32::INFINITY);
+        }
+    }
 }
 
 /// How far ahead of what is looked at memory is asked for: by a block.

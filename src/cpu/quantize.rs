@@ -1,7 +1,7 @@
 //! From values to codes; twin of `shaders/quantize.wgsl`.
 
 use super::code::{Coder, Field, Made};
-use super::fold::{Run, Slots, Values, backwards, blocks, recycled, runs, task_elems};
+use super::fold::{FEW_ELEMS, Run, Slots, Spread, Values, backwards, blocks, recycled, runs, task_elems};
 use super::loss::{self, loss};
 use super::min_max::{PREFETCH_BYTES, parts};
 use super::scale::scale_and_zero_point;
@@ -257,6 +257,7 @@ pub(super) struct Scaling<'a> {
     pub(super) zero_points: Cow<'a, [i32]>,
     /// Whether all values of a unit are finite and none is clipped; of given scales nobody knows.
     ordinary: Vec<bool>,
+    all_ordinary: bool,
 }
 
 impl<'a> Scaling<'a> {
@@ -270,13 +271,19 @@ impl<'a> Scaling<'a> {
     ) -> Scaling<'static> {
         let scheme = spec.scheme;
         if scheme.is_cast() {
-            return Scaling { units, scales: Cow::default(), zero_points: Cow::default(), ordinary: vec![] };
+            return Scaling {
+                units,
+                scales: Cow::default(),
+                zero_points: Cow::default(),
+                ordinary: vec![],
+                all_ordinary: false,
+            };
         }
         let parts = parts(x, units);
         let mut scales = recycled(scales, units.units);
         let mut zero_points = recycled(zero_points, units.units);
         let all = parts.par_iter().zip(&mut scales).zip(&mut zero_points);
-        let ordinary = all
+        let ordinary: Vec<bool> = all
             .map(|((part, s), z)| {
                 let ieee = float_env::is_ieee_default();
                 (*s, *z) = scale_and_zero_point(part.range(), scheme, ieee);
@@ -287,14 +294,21 @@ impl<'a> Scaling<'a> {
         if !scheme.has_zero_point() {
             zero_points.clear();
         }
-        Scaling { units, scales: Cow::Owned(scales), zero_points: Cow::Owned(zero_points), ordinary }
+        let all_ordinary = ordinary.iter().all(|&ordinary| ordinary);
+        Scaling { units, scales: Cow::Owned(scales), zero_points: Cow::Owned(zero_points), ordinary, all_ordinary }
     }
 
     /// From what the caller knows.
     pub(super) fn given(x: Tensor<'_>, spec: &Spec, scales: &'a [f32], zero_points: &'a [i32]) -> Result<Self> {
         let units = spec.units(x.shape())?;
         check_given(spec.scheme, units, scales, zero_points)?;
-        Ok(Self { units, scales: Cow::Borrowed(scales), zero_points: Cow::Borrowed(zero_points), ordinary: vec![] })
+        Ok(Self {
+            units,
+            scales: Cow::Borrowed(scales),
+            zero_points: Cow::Borrowed(zero_points),
+            ordinary: vec![],
+            all_ordinary: false,
+        })
     }
 
     fn coder(&self, spec: &Spec, run: &Run) -> Coder {
@@ -306,7 +320,7 @@ impl<'a> Scaling<'a> {
         self.zero_points.get(unit).copied().unwrap_or(0)
     }
 
-    /// Makes something of each of these elements.
+    /// Makes something of each of these elements, and, if asked to, visits each run.
     pub(super) fn encode<T: Made>(
         &self,
         x: Tensor<'_>,
@@ -314,10 +328,29 @@ impl<'a> Scaling<'a> {
         elems: Range<usize>,
         out: &mut [T],
         past_caches: bool,
+        visits: bool,
         mut visit: impl FnMut(&Run, &Coder, &[f32], &[T]),
     ) -> Counts {
         let (first, mut counts, mut values) = (elems.start, Counts::default(), Values::new(x));
         let mut out = Output::new(out, past_caches);
+        if self.units.inner_elems < FEW_ELEMS && !spec.scheme.is_cast() && float_env::is_ieee_default() {
+            let mut spread = Spread::default();
+            let ordinary = self.all_ordinary;
+            for block in blocks(elems) {
+                let (x, of_each) =
+                    (values.get(block.clone()), spread.of(self.units, &block, &self.scales, &self.zero_points));
+                out.write(block.start - first..block.end - first, |out| {
+                    counts.merge(Coder::encode_each(spec.scheme, x, of_each, ordinary, out));
+                    if visits {
+                        for run in runs(self.units, block.clone()) {
+                            let place = run.elems.start - block.start..run.elems.end - block.start;
+                            visit(&run, &self.coder(spec, &run), &x[place.clone()], &out[place]);
+                        }
+                    }
+                });
+            }
+            return counts;
+        }
         for run in runs(self.units, elems) {
             let coder = self.coder(spec, &run);
             let ordinary = self.ordinary.get(run.unit).copied().unwrap_or(false);
@@ -394,10 +427,10 @@ fn encode_task<T: Field>(
     past_caches: bool,
 ) -> MadeByTask {
     if spec.loss == LossDetail::None || spec.scheme.is_cast() {
-        return (scaling.encode(x, spec, elems, out, past_caches, |_, _, _, _| {}), None);
+        return (scaling.encode(x, spec, elems, out, past_caches, false, |_, _, _, _| {}), None);
     }
     let mut slots = Slots::new(scaling.units, &elems, &loss::Part::default());
-    let counts = scaling.encode(x, spec, elems, out, past_caches, |run, coder, x, codes| {
+    let counts = scaling.encode(x, spec, elems, out, past_caches, true, |run, coder, x, codes| {
         slots.of(run.unit).add_own(coder, x, codes, PREFETCH_BYTES);
     });
     (counts, Some(slots))

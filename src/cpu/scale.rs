@@ -197,6 +197,13 @@ mod tests {
                 let (y, z) = (plain_zero_point(range, a, scheme), exact_zero_point(range, a, scheme));
                 assert_eq!(y, z, "{scheme} {range:?}, s {a:e}");
                 assert!((scheme.qmin()..=scheme.qmax()).contains(&z), "{scheme} {range:?}: {z}");
+                if !scheme.is_cast() {
+                    let (mut s, mut many_z) = ([f32::NAN], [i32::MAX]);
+                    plain_scales([&[range.lo], &[range.hi]], scheme, &mut s);
+                    assert_eq!(s[0].to_bits(), a.to_bits(), "{scheme} {range:?}: {:e} {a:e}", s[0]);
+                    plain_zero_points(&[range.lo], &s, scheme, &mut many_z);
+                    assert!(!scheme.has_zero_point() || many_z[0] == z, "{scheme} {range:?}: {many_z:?} {z}");
+                }
             }
         }
     }

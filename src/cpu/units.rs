@@ -2,7 +2,7 @@
 
 use super::code::{Coder, Made, WHOLE, quotients};
 use super::float_env;
-use super::fold::{BLOCK_ELEMS, TASK_ELEMS, Values, blocks, runs};
+use super::fold::{BLOCK_ELEMS, FEW_ELEMS, TASK_ELEMS, Values, blocks, runs};
 use super::loss;
 use super::min_max::{PREFETCH_BYTES, Part};
 use super::scale::{plain_scales, plain_zero_points, scale_and_zero_point};
@@ -15,8 +15,6 @@ use std::ops::Range;
 
 /// The most elements of a unit that is read once: with its codes it fits in a core's second cache.
 const CACHED_ELEMS: usize = 1 << 16;
-/// Units of so few elements are worth being taken together.
-const FEW_ELEMS: usize = 256;
 /// Elements of units that are taken together.
 const TOGETHER_ELEMS: usize = 1024;
 
@@ -106,7 +104,7 @@ pub(super) fn encode_units<T: Made>(
     let mut values = Values::new(x);
     let mut out = Output::new(out, past_caches);
     let mut counts = Counts::default();
-    if ieee && units.inner_elems <= FEW_ELEMS {
+    if ieee && units.inner_elems < FEW_ELEMS {
         let (mut room, mut a, mut b) = (Room::new(), [0; TOGETHER_ELEMS], [0; TOGETHER_ELEMS]);
         // Units, or rows whose last unit is short.
         let whole = if units.ragged_row_elems == 0 { units.inner_elems } else { units.ragged_row_elems };
