@@ -11,6 +11,7 @@ pub mod file;
 pub mod gpu;
 mod layout;
 pub mod loss;
+mod pieces;
 mod quantized;
 mod range;
 #[cfg(any(test, feature = "gpu"))]
@@ -30,7 +31,7 @@ pub use error::{Error, Result};
 pub use gpu::Gpu;
 pub use layout::{Granularity, RangeUnits, elems};
 pub use loss::{Loss, LossSummary, LossSums, UnitLoss};
-pub use quantized::{Counts, FakeQuantizeOutput, LossDetail, QuantizeOutput, Quantized, Spec, code_bytes};
+pub use quantized::{Counts, FakeQuantizeOutput, LossDetail, QuantizeOutput, Quantized, Spec, Streamed, code_bytes};
 pub use range::{ObservedRanges, Observer};
 pub use scheme::{CodeType, Mapping, Scheme};
 pub use tensor::{ElemType, Tensor};

@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::layout::{Granularity, RangeUnits, elems};
-use crate::loss::Loss;
+use crate::loss::{Loss, LossSums};
 use crate::scheme::{CodeType, Scheme};
 
 /// How much of the loss to compute along with the codes.
@@ -249,6 +249,11 @@ impl Quantized {
         self.zero_points.get(unit).copied().unwrap_or(0)
     }
 
+    /// The scales and the zero points.
+    pub(crate) fn into_scales(self) -> (Vec<f32>, Vec<i32>) {
+        (self.scales, self.zero_points)
+    }
+
     /// The range units; of a cast one.
     pub fn units(&self) -> RangeUnits {
         RangeUnits::new(&self.shape, self.granularity).expect("checked when built")
@@ -344,6 +349,20 @@ impl QuantizeOutput {
     pub(crate) fn new(tensor: Quantized, counts: Counts, loss: Option<Loss>) -> Self {
         Self { tensor, counts, loss }
     }
+}
+
+/// What quantizing a tensor piece by piece gives beside its codes, which were handed over.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct Streamed {
+    /// One scale per range unit; none of a cast.
+    pub scales: Vec<f32>,
+    /// One zero point per range unit, where the scheme has them.
+    pub zero_points: Vec<i32>,
+    /// Elements out of the ordinary.
+    pub counts: Counts,
+    /// The loss of the tensor, where it was asked for; a device streams without.
+    pub loss: Option<LossSums>,
 }
 
 /// What quantizing and de-quantizing in one pass gives.

@@ -7,7 +7,7 @@
 //!
 //! The stages have the kernels' names: [`min_max`], [`scale`](scale()) and [`zero_point`], [`quantize`](quantize()),
 //! [`dequantize`](dequantize()), [`fake_quantize`](fake_quantize()) (both in one go), [`loss`](loss()), and over many
-//! batches [`observe`](observe()).
+//! batches [`observe`](observe()). [`quantize_to`] and [`dequantize_to`] hand over what they make piece by piece.
 
 mod code;
 mod dequantize;
@@ -22,6 +22,7 @@ mod quantize;
 mod scale;
 mod simd;
 mod units;
+mod stream;
 
 pub use dequantize::{dequantize, dequantize_into};
 pub use fake_quantize::{fake_quantize, fake_quantize_into, fake_quantize_with_scales};
@@ -33,3 +34,4 @@ pub use scale::{scale, zero_point};
 #[doc(hidden)]
 pub use simd::limit_simd_level;
 pub use simd::{SimdLevel, simd_level};
+pub use stream::{dequantize_to, quantize_to};

@@ -10,7 +10,6 @@ mod call;
 mod cut;
 mod job;
 mod observe;
-mod pieces;
 mod plan;
 mod recorded;
 mod ring;

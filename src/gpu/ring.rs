@@ -7,13 +7,13 @@ use super::Gpu;
 use super::bind::Bound;
 use super::call::Scales;
 use super::job::{self, Scopes};
-use super::pieces::Piece;
 use super::plan::Plan;
 use super::role::Role;
 use super::state::Fault;
 use super::stream::{Fitted, Sections, Stream, Streamed, Task, Work};
 use crate::error::{Error, Result};
 use crate::layout::RangeUnits;
+use crate::pieces::Piece;
 use crate::quantized::Counts;
 use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
@@ -106,7 +106,7 @@ impl<'a> Ring<'a> {
             Some((scales, zero_points)) => (scales.to_vec(), zero_points.to_vec()),
             None => (vec![0.0; of_units(!scheme.is_cast())], vec![0; of_units(scheme.has_zero_point())]),
         };
-        let out = Streamed { scales, zero_points, counts: Counts::default() };
+        let out = Streamed { scales, zero_points, counts: Counts::default(), loss: None };
         Ok(Self { gpu, fitted, ranges, idle, flying: VecDeque::new(), to_write, written, out })
     }
 
@@ -213,10 +213,7 @@ impl<'a> Ring<'a> {
                     let words: Vec<u32> = words.iter().map(|&word| u32::from_ne_bytes(word)).collect();
                     let counting = work.plans.iter().find(|plan| plan.need(role).is_some());
                     let found = counting.map(|plan| plan.counts(&words)).unwrap_or_default();
-                    let all = &mut self.out.counts;
-                    all.clipped_elems += found.clipped_elems;
-                    all.nan_elems += found.nan_elems;
-                    all.inf_elems += found.inf_elems;
+                    self.out.counts.merge(found);
                 }
                 Role::Scales => {
                     for (scale, &word) in self.out.scales[units].iter_mut().zip(words) {

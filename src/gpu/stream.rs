@@ -3,28 +3,17 @@
 use super::Gpu;
 use super::call::{self, Scales};
 use super::job::Scopes;
-use super::pieces::Pieces;
 use super::plan::Plan;
 use super::ring::{Ring, write_views};
 use super::role::{Operation, Role};
 use crate::device::Computed;
 use crate::error::{Error, Result};
 use crate::layout::RangeUnits;
-use crate::quantized::{Counts, LossDetail, Spec, check_given, code_bytes};
+use crate::pieces::Pieces;
+pub use crate::quantized::Streamed;
+use crate::quantized::{LossDetail, Spec, check_given, code_bytes};
 use crate::tensor::ElemType;
 use std::sync::mpsc::channel;
-
-/// What streaming a tensor gives beside its codes, which were written.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct Streamed {
-    /// One scale per range unit; none of a cast.
-    pub scales: Vec<f32>,
-    /// One zero point per range unit, where the scheme has them.
-    pub zero_points: Vec<i32>,
-    /// Elements out of the ordinary.
-    pub counts: Counts,
-}
 
 /// A tensor that is read, worked on and written piece by piece, in bounded memory.
 ///

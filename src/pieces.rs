@@ -8,7 +8,7 @@ use std::ops::Range;
 /// Elements of one piece belong to range units that follow each other, as a granularity of the piece's own says. Pieces
 /// that end within a row begin and end with a byte of 4-bit codes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Pieces {
+pub(crate) struct Pieces {
     shape: Vec<usize>,
     granularity: Granularity,
     units: RangeUnits,
@@ -37,9 +37,9 @@ enum Kind {
 
 /// One piece.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Piece {
-    pub(super) elems: Range<usize>,
-    pub(super) first_unit: usize,
+pub(crate) struct Piece {
+    pub(crate) elems: Range<usize>,
+    pub(crate) first_unit: usize,
 }
 
 impl Pieces {
@@ -47,7 +47,7 @@ impl Pieces {
     /// end with a byte.
     ///
     /// `units` are those of the shape and granularity.
-    pub(super) fn new(
+    pub(crate) fn new(
         shape: &[usize],
         granularity: Granularity,
         units: RangeUnits,
@@ -100,12 +100,12 @@ impl Pieces {
     }
 
     /// How many there are; of an empty tensor one.
-    pub(super) fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         if self.kind == Kind::Empty { 1 } else { self.blocks() * self.pieces_per_block() }
     }
 
     /// Piece `i` of [`count`](Self::count).
-    pub(super) fn get(&self, i: usize) -> Piece {
+    pub(crate) fn get(&self, i: usize) -> Piece {
         if self.kind == Kind::Empty {
             return Piece { elems: 0..0, first_unit: 0 };
         }
@@ -119,7 +119,7 @@ impl Pieces {
     }
 
     /// The lengths that pieces have: three at most.
-    pub(super) fn lengths(&self) -> Vec<usize> {
+    pub(crate) fn lengths(&self) -> Vec<usize> {
         if self.kind == Kind::Empty {
             return vec![0];
         }
@@ -132,7 +132,7 @@ impl Pieces {
     }
 
     /// The tensor that a piece of this length is.
-    pub(super) fn tensor(&self, elems: usize) -> (Vec<usize>, Granularity) {
+    pub(crate) fn tensor(&self, elems: usize) -> (Vec<usize>, Granularity) {
         let inner = self.units.inner_elems;
         let row = self.row_elems.min(elems).max(1);
         // A channel axis that is the last has nothing behind it.
@@ -155,7 +155,7 @@ impl Pieces {
     }
 
     /// Whether elements of one range unit lie in several pieces.
-    pub(super) fn share_units(&self) -> bool {
+    pub(crate) fn share_units(&self) -> bool {
         match self.kind {
             Kind::Empty | Kind::Groups => false,
             Kind::Channels => self.units.outer > 1,
