@@ -6,8 +6,12 @@ use crate::error::{Error, Result};
 #[cfg(feature = "gpu")]
 use crate::gpu::{Gpu, Scales, Select};
 use crate::loss::Loss;
-use crate::quantized::{FakeQuantizeOutput, QuantizeOutput, Quantized, Spec};
+#[cfg(feature = "gpu")]
+use crate::quantized::LossDetail;
+use crate::quantized::{FakeQuantizeOutput, QuantizeOutput, Quantized, QuantizedParts, Spec, Streamed};
 use crate::tensor::Tensor;
+#[cfg(feature = "gpu")]
+use std::borrow::Cow;
 #[cfg(feature = "gpu")]
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -235,7 +239,7 @@ impl Backend {
 
     /// A call on the adapter, made again where its device is lost on the way; `None` when the CPU path is to make it.
     #[cfg(feature = "gpu")]
-    fn on_adapter<T>(&self, call: impl Fn(&Gpu) -> Result<Computed<T>>) -> Option<Result<Computed<T>>> {
+    fn on_adapter<T>(&self, mut call: impl FnMut(&Gpu) -> Result<Computed<T>>) -> Option<Result<Computed<T>>> {
         let adapter = self.adapter.as_ref()?;
         let gpu = adapter.gpu()?;
         match call(&gpu) {
@@ -282,6 +286,26 @@ impl Backend {
         Self::by_cpu(cpu::quantize_with_scales(x, spec, scales, zero_points)?)
     }
 
+    /// [`cpu::quantize_to`] or its equal on the adapter.
+    ///
+    /// An adapter streams what is large, unless the loss is asked for. Where a call is made again, `write` begins again with
+    /// offset 0.
+    ///
+    /// # Errors
+    /// Those of what was chosen, and the first of `write`.
+    pub fn quantize_to(
+        &self,
+        x: Tensor<'_>,
+        spec: &Spec,
+        mut write: impl FnMut(u64, &[u8]) -> Result<()> + Send,
+    ) -> Result<Computed<Streamed>> {
+        #[cfg(feature = "gpu")]
+        if let Some(done) = self.on_adapter(|gpu| quantize_to(gpu, x, spec, &mut write)) {
+            return done;
+        }
+        Self::by_cpu(cpu::quantize_to(x, spec, write)?)
+    }
+
     /// [`cpu::fake_quantize`] or its equal on the adapter.
     ///
     /// # Errors
@@ -326,6 +350,24 @@ impl Backend {
         Self::by_cpu(cpu::dequantize(q)?)
     }
 
+    /// [`cpu::dequantize_to`] or its equal on the adapter.
+    ///
+    /// An adapter streams what is large. Where a call is made again, `write` begins again with element 0.
+    ///
+    /// # Errors
+    /// Those of what was chosen, and the first of `write`.
+    pub fn dequantize_to(
+        &self,
+        q: &QuantizedParts<'_>,
+        mut write: impl FnMut(u64, &[f32]) -> Result<()> + Send,
+    ) -> Result<Computed<()>> {
+        #[cfg(feature = "gpu")]
+        if let Some(done) = self.on_adapter(|gpu| dequantize_to(gpu, q, &mut write)) {
+            return done;
+        }
+        Self::by_cpu(cpu::dequantize_to(q, write)?)
+    }
+
     /// [`cpu::loss`] or its equal on the adapter.
     ///
     /// # Errors
@@ -342,6 +384,72 @@ impl Backend {
     fn by_cpu<T>(value: T) -> Result<Computed<T>> {
         Ok(Computed { value, device: DeviceInfo::cpu() })
     }
+}
+
+/// Tensors of so many bytes and more are streamed: a ring's buffers cost more than they save of what is smaller.
+#[cfg(feature = "gpu")]
+const STREAM_BYTES: usize = 64 << 20;
+
+#[cfg(feature = "gpu")]
+fn quantize_to(
+    gpu: &Gpu,
+    x: Tensor<'_>,
+    spec: &Spec,
+    write: &mut (impl FnMut(u64, &[u8]) -> Result<()> + Send),
+) -> Result<Computed<Streamed>> {
+    if x.bytes().len() < STREAM_BYTES || !x.is_dense() || spec.loss != LossDetail::None {
+        let Computed { value: QuantizeOutput { tensor, counts, loss }, device } = gpu.quantize(x, spec)?;
+        write(0, tensor.codes())?;
+        let (scales, zero_points) = tensor.into_scales();
+        return Ok(Computed {
+            value: Streamed { scales, zero_points, counts, loss: loss.map(|loss| loss.sums) },
+            device,
+        });
+    }
+    let mut at = 0;
+    gpu.stream(x.shape(), spec).quantize(
+        x.elem_type(),
+        |offset, bytes| {
+            bytes.copy_from_slice(&x.bytes()[offset as usize..][..bytes.len()]);
+            Ok(())
+        },
+        |codes| {
+            write(at, codes)?;
+            at += codes.len() as u64;
+            Ok(())
+        },
+    )
+}
+
+#[cfg(feature = "gpu")]
+fn dequantize_to(
+    gpu: &Gpu,
+    q: &QuantizedParts<'_>,
+    write: &mut (impl FnMut(u64, &[f32]) -> Result<()> + Send),
+) -> Result<Computed<()>> {
+    let spec = Spec::new(q.scheme).per(q.granularity);
+    if 4 * crate::elems(q.shape)? < STREAM_BYTES {
+        let Computed { value, device } = gpu.dequantize(&q.to_quantized()?)?;
+        write(0, &value)?;
+        return Ok(Computed { value: (), device });
+    }
+    let mut at = 0;
+    gpu.stream(q.shape, &spec).dequantize(
+        q.scales,
+        q.zero_points,
+        |offset, bytes| {
+            bytes.copy_from_slice(&q.codes[offset as usize..][..bytes.len()]);
+            Ok(())
+        },
+        |bytes| {
+            let values = bytemuck::try_cast_slice(bytes)
+                .map_or_else(|_| bytemuck::pod_collect_to_vec(bytes).into(), Cow::Borrowed);
+            write(at, &values)?;
+            at += values.len() as u64;
+            Ok(())
+        },
+    )?;
+    Ok(Computed { value: (), device: gpu.info().clone() })
 }
 
 /// Every adapter of this machine, as `wgpu-quant devices` lists them; none in a build without the GPU half.

@@ -31,7 +31,9 @@ pub use error::{Error, Result};
 pub use gpu::Gpu;
 pub use layout::{Granularity, RangeUnits, elems};
 pub use loss::{Loss, LossSummary, LossSums, UnitLoss};
-pub use quantized::{Counts, FakeQuantizeOutput, LossDetail, QuantizeOutput, Quantized, Spec, Streamed, code_bytes};
+pub use quantized::{
+    Counts, FakeQuantizeOutput, LossDetail, QuantizeOutput, Quantized, QuantizedParts, Spec, Streamed, code_bytes,
+};
 pub use range::{ObservedRanges, Observer};
 pub use scheme::{CodeType, Mapping, Scheme};
 pub use tensor::{ElemType, Tensor};

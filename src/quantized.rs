@@ -152,12 +152,16 @@ impl Quantized {
         scales: Vec<f32>,
         zero_points: Vec<i32>,
     ) -> Result<Self> {
-        let units = units_of(&shape, scheme, granularity)?;
-        let (found_elems, expected_elems) = (codes.len(), code_bytes(&shape, scheme.code())?);
-        if found_elems != expected_elems {
-            return Err(Error::LengthMismatch { what: "codes in bytes", found_elems, expected_elems });
+        let (all_codes, all_scales, all_points) = (&codes, &scales, &zero_points);
+        QuantizedParts {
+            scheme,
+            granularity,
+            shape: &shape,
+            codes: all_codes,
+            scales: all_scales,
+            zero_points: all_points,
         }
-        check_given(scheme, units, &scales, &zero_points)?;
+        .checked_units()?;
         Ok(Self { scheme, granularity, shape, codes, scales, zero_points })
     }
 
@@ -257,6 +261,55 @@ impl Quantized {
     /// The range units; of a cast one.
     pub fn units(&self) -> RangeUnits {
         RangeUnits::new(&self.shape, self.granularity).expect("checked when built")
+    }
+}
+
+/// A quantized tensor whose codes, scales and zero points lie somewhere else, as in a file.
+#[derive(Clone, Copy, Debug)]
+pub struct QuantizedParts<'a> {
+    /// The scheme.
+    pub scheme: Scheme,
+    /// Which elements share a scale.
+    pub granularity: Granularity,
+    /// The dimensions.
+    pub shape: &'a [usize],
+    /// The codes' stored bytes, as [`code_bytes`] counts them.
+    pub codes: &'a [u8],
+    /// One scale per range unit; none of a cast.
+    pub scales: &'a [f32],
+    /// One zero point per range unit of a scheme that has them.
+    pub zero_points: &'a [i32],
+}
+
+impl QuantizedParts<'_> {
+    /// A tensor of its own.
+    ///
+    /// # Errors
+    /// Those of [`Quantized::from_parts`].
+    pub fn to_quantized(&self) -> Result<Quantized> {
+        let Self { scheme, granularity, shape, codes, scales, zero_points } = *self;
+        let (codes, scales) = (codes.to_vec(), scales.to_vec());
+        Quantized::from_parts(scheme, granularity, shape.to_vec(), codes, scales, zero_points.to_vec())
+    }
+
+    /// The range units, once all has been found to fit them.
+    ///
+    /// # Errors
+    /// Those of [`Quantized::from_parts`].
+    pub(crate) fn checked_units(&self) -> Result<RangeUnits> {
+        let units = units_of(self.shape, self.scheme, self.granularity)?;
+        let (found_elems, expected_elems) = (self.codes.len(), code_bytes(self.shape, self.scheme.code())?);
+        if found_elems != expected_elems {
+            return Err(Error::LengthMismatch { what: "codes in bytes", found_elems, expected_elems });
+        }
+        check_given(self.scheme, units, self.scales, self.zero_points)?;
+        Ok(units)
+    }
+
+    /// Where the codes of this element begin, which begins a byte.
+    pub(crate) fn code_offset(&self, elem: usize) -> usize {
+        let row = self.shape.last().copied().unwrap_or(1).max(1);
+        elem / row * row_bytes(row, self.scheme.code()) + row_bytes(elem % row, self.scheme.code())
     }
 }
 

@@ -597,7 +597,7 @@ fn a_new_file_is_whole_or_absent_and_overwrites_only_when_told() {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("out");
     let write = |overwrite, text: &[u8]| {
-        let mut file = NewFile::create(&path, overwrite)?;
+        let file = NewFile::create(&path, overwrite)?;
         file.set_len(text.len() as u64)?;
         // In any order.
         file.write_at(1, &text[1..])?;

@@ -6,8 +6,10 @@ use super::output::{self, Writer};
 use super::progress::Progress;
 use super::report::{self, Figures, Report, Row, Status};
 use std::collections::HashSet;
-use wgpu_quant::file::{self, FileKind, Input, Layout, METADATA_KEY, NewFile, PartBytes, Sources, TensorView};
-use wgpu_quant::{Backend, Result};
+use wgpu_quant::file::{
+    self, Dtype, FileKind, Input, Layout, METADATA_KEY, NewFile, PartBytes, Source, Sources, TensorView, zero_points,
+};
+use wgpu_quant::{Backend, QuantizedParts, Result};
 
 pub(crate) fn run(args: &DequantizeArgs) -> Result<Outcome> {
     let input = Input::open(&args.input)?;
@@ -19,36 +21,54 @@ pub(crate) fn run(args: &DequantizeArgs) -> Result<Outcome> {
         .filter(|tensor| !companions.contains(tensor.name))
         .map(|tensor| own_shape(tensor, &sources))
         .collect();
-    let mut out = Out::create(args, &input, &sources, &tensors)?;
+    let out = Out::create(args, &input, &sources, &tensors)?;
     let backend = Backend::open(&args.device.name)?;
 
     let mut report = Report::new(&backend);
     let progress = Progress::new(tensors.iter().map(|t| t.bytes.len() as u64).sum(), args.quiet);
-    for tensor in &tensors {
+    let rows = output::for_each(&backend, &tensors, |tensor| {
         progress.start(tensor.name);
-        match sources.load(&input, tensor.name)? {
-            Some(quantized) => {
-                let values =
-                    backend.dequantize(&quantized).map_err(|e| output::at_tensor(&args.input, tensor.name, e))?;
-                let stored = file::narrowed(&values, args.dtype);
-                out.write(tensor.name, &stored)?;
-                let bytes_in = PartBytes::of(&quantized).count();
-                let coded = (quantized.scheme(), quantized.granularity());
-                let bytes_out = stored.len() as u64;
-                let row = Row::coded(tensor, Status::Dequantized, coded, bytes_out, Figures::default());
-                report.push(row.reading(bytes_in));
-            }
+        let row = match sources.tensors.get(tensor.name).zip(sources.stored(&input, tensor.name)) {
+            Some((source, stored)) => dequantize(&backend, tensor, (source, &stored), args.dtype, &out)
+                .map_err(|e| output::at_tensor(&args.input, tensor.name, e))?,
             None => {
-                out.write(tensor.name, tensor.bytes)?;
-                report.push(Row::copied(tensor, "not quantized"));
+                out.copy(tensor.name, tensor.bytes)?;
+                Row::copied(tensor, "not quantized")
             }
-        }
+        };
         progress.done(tensor.bytes.len());
-    }
+        Ok(row)
+    })?;
+    rows.into_iter().for_each(|row| report.push(row));
     drop(progress);
     out.commit()?;
     report.finish(&backend);
     Ok(report::done(if args.quiet { String::new() } else { report.to_text() }))
+}
+
+fn dequantize(
+    backend: &Backend,
+    tensor: &TensorView<'_>,
+    (source, stored): (&Source, &PartBytes<'_>),
+    dtype: Dtype,
+    out: &Out,
+) -> Result<Row> {
+    let Source { scheme, granularity, shape, .. } = source;
+    let (scales, zero_points) = (stored.scale_values(), zero_points(scheme.code(), &stored.zero_points));
+    let q = QuantizedParts {
+        scheme: *scheme,
+        granularity: *granularity,
+        shape,
+        codes: &stored.codes,
+        scales: &scales,
+        zero_points: &zero_points,
+    };
+    let width = dtype.bitsize() as u64 / 8;
+    backend
+        .dequantize_to(&q, |first, values| out.write_at(tensor.name, first * width, &file::narrowed(values, dtype)))?;
+    let bytes_out = tensor.elems() as u64 * width;
+    let row = Row::coded(tensor, Status::Dequantized, (*scheme, *granularity), bytes_out, Figures::default());
+    Ok(row.reading(stored.count()))
 }
 
 /// A tensor in the shape that it has again: packed codes have another.
@@ -75,7 +95,7 @@ impl Out {
             };
             // `expect` found a quantized tensor, and there is no other.
             let header = file::npy_header(args.dtype, tensor.shape).map_err(refuse)?;
-            let mut file = NewFile::create(&args.out, args.force)?;
+            let file = NewFile::create(&args.out, args.force)?;
             file.write_at(0, &header)?;
             return Ok(Self::Npy { file, header_bytes: header.len() as u64 });
         }
@@ -88,10 +108,19 @@ impl Out {
         Writer::create(&args.out, args.force, layout).map(Self::Safetensors)
     }
 
-    fn write(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
+    /// Writes bytes of a tensor that begin with its byte `at`.
+    fn write_at(&self, name: &str, at: u64, bytes: &[u8]) -> Result<()> {
+        match self {
+            Self::Safetensors(writer) => writer.write_at(name, at, bytes),
+            Self::Npy { file, header_bytes } => file.write_at(*header_bytes + at, bytes),
+        }
+    }
+
+    /// Writes a tensor that is not quantized; a .npy holds none.
+    fn copy(&self, name: &str, bytes: &[u8]) -> Result<()> {
         match self {
             Self::Safetensors(writer) => writer.write(name, bytes),
-            Self::Npy { file, header_bytes } => file.write_at(*header_bytes, bytes),
+            Self::Npy { .. } => self.write_at(name, 0, bytes),
         }
     }
 

@@ -1,8 +1,10 @@
-//! A safetensors file that is being written, tensor by tensor.
+//! A safetensors file that is being written, by any number of threads.
 
+use rayon::prelude::*;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use wgpu_quant::file::{self, Layout, NewFile};
-use wgpu_quant::{Error, Result};
+use wgpu_quant::{Backend, Error, Result};
 
 /// Refuses to write over a file that is being read or written already.
 pub(crate) fn check(out: &Path, others: &[&Path], force: bool) -> Result<()> {
@@ -21,7 +23,7 @@ pub(crate) struct Writer {
 
 impl Writer {
     pub(crate) fn create(path: &Path, force: bool, layout: Layout) -> Result<Self> {
-        let mut file = NewFile::create(path, force)?;
+        let file = NewFile::create(path, force)?;
         file.set_len(layout.file_bytes())?;
         file.write_at(0, layout.header())?;
         Ok(Self { layout, file: Some(file) })
@@ -41,17 +43,25 @@ impl Writer {
         self.layout.place(name).map_or(0, |place| place.end - place.start)
     }
 
-    pub(crate) fn write(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
-        let Some(file) = &mut self.file else { return Ok(()) };
+    pub(crate) fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        // Piece by piece, so that others come in between.
+        let pieces =
+            bytes.chunks(1 << 20).scan(0, |at, piece| Some((std::mem::replace(at, *at + piece.len() as u64), piece)));
+        pieces.into_iter().try_for_each(|(at, piece)| self.write_at(name, at, piece))
+    }
+
+    /// Writes bytes of a tensor that begin with its byte `at`.
+    pub(crate) fn write_at(&self, name: &str, at: u64, bytes: &[u8]) -> Result<()> {
+        let Some(file) = &self.file else { return Ok(()) };
         match self.layout.place(name) {
-            Some(place) if place.end - place.start == bytes.len() as u64 => file.write_at(place.start, bytes),
+            Some(place) if at + bytes.len() as u64 <= place.end - place.start => file.write_at(place.start + at, bytes),
             _ => Err(file::invalid(file.path(), format!("tensor {name:?}: no place for {} bytes", bytes.len()))),
         }
     }
 
     /// Writes another header over the first: what is known only once the data is.
-    pub(crate) fn replace_header(&mut self, layout: &Layout) -> Result<()> {
-        let Some(file) = &mut self.file else { return Ok(()) };
+    pub(crate) fn replace_header(&self, layout: &Layout) -> Result<()> {
+        let Some(file) = &self.file else { return Ok(()) };
         match (layout.header(), self.layout.header().len()) {
             (header, kept) if header.len() == kept => file.write_at(0, header),
             (header, kept) => {
@@ -63,6 +73,30 @@ impl Writer {
     pub(crate) fn commit(self) -> Result<()> {
         self.file.map_or(Ok(()), NewFile::commit)
     }
+}
+
+/// Does something with each of these, in parallel where the CPU path computes; gives what comes of it in order.
+///
+/// An adapter takes one tensor after the other. After a failure no more are begun, and the first in order is the error.
+pub(crate) fn for_each<T: std::marker::Sync, R: Send>(
+    backend: &Backend,
+    items: &[T],
+    each: impl Fn(&T) -> Result<R> + std::marker::Sync,
+) -> Result<Vec<R>> {
+    if !backend.info().is_cpu_path() {
+        return items.iter().map(each).collect();
+    }
+    let failed = AtomicBool::new(false);
+    let unless_failed = |item: &T| {
+        if failed.load(Ordering::Relaxed) {
+            return None;
+        }
+        let done = each(item);
+        failed.fetch_or(done.is_err(), Ordering::Relaxed);
+        Some(done)
+    };
+    let done: Vec<_> = items.par_iter().map(unless_failed).collect();
+    done.into_iter().flatten().collect()
 }
 
 /// An error that says at which tensor it happened.

@@ -10,9 +10,9 @@ use globset::Glob;
 use std::collections::BTreeMap;
 use std::path::Path;
 use wgpu_quant::file::{
-    self, Digest, Input, Layout, METADATA_KEY, NewFile, PartBytes, PartKind, Source, Sources, TensorView,
+    self, Digest, Digester, Input, Layout, METADATA_KEY, NewFile, PartBytes, PartKind, Source, Sources, TensorView,
 };
-use wgpu_quant::{Backend, ElemType, Granularity, LossDetail, Result, Spec, Tensor};
+use wgpu_quant::{Backend, ElemType, Granularity, LossDetail, LossSums, Result, Spec, Tensor};
 
 pub(crate) fn run(args: &QuantizeArgs) -> Result<Outcome> {
     let input = Input::open(&args.input)?;
@@ -23,7 +23,7 @@ pub(crate) fn run(args: &QuantizeArgs) -> Result<Outcome> {
     let first = layout(&input, &steps, Digest::PLACEHOLDER)?;
     let backend = Backend::open(&args.device.name)?;
     // Opened before the work, so that a path that cannot be written to costs no time.
-    let mut out = match &args.out {
+    let out = match &args.out {
         Some(path) if !args.dry_run => Writer::create(path, args.force, first)?,
         _ => Writer::dry(first),
     };
@@ -33,29 +33,36 @@ pub(crate) fn run(args: &QuantizeArgs) -> Result<Outcome> {
     let loss = if wants_report { LossDetail::Summary } else { LossDetail::None };
     let mut report = Report::new(&backend);
     let progress = Progress::new(input.tensors().map(|t| t.bytes.len() as u64).sum(), args.quiet);
-    for Step { tensor, action } in &mut steps {
+    let done = output::for_each(&backend, &steps, |Step { tensor, action }| {
         progress.start(tensor.name);
-        match action {
-            Action::Quantize(source) => {
-                let spec = source.spec().loss(loss);
-                source.digest = quantize(&backend, tensor, &spec, source, &mut out, &mut report)
-                    .map_err(|e| output::at_tensor(&args.input, tensor.name, e))?;
-            }
+        let done = match action {
+            Action::Quantize(source) => quantize(&backend, tensor, &source.spec().loss(loss), source, &out)
+                .map_err(|e| output::at_tensor(&args.input, tensor.name, e))?,
             Action::Copy(reason) => {
                 out.write(tensor.name, tensor.bytes)?;
-                report.push(Row::copied(tensor, reason.to_string()));
+                Done { row: Row::copied(tensor, reason.to_string()), digest: None, loss: None }
             }
-        }
+        };
         progress.done(tensor.bytes.len());
-    }
+        Ok(done)
+    })?;
     drop(progress);
+    for (step, done) in steps.iter_mut().zip(done) {
+        if let Action::Quantize(source) = &mut step.action {
+            source.digest = done.digest;
+        }
+        if let Some(loss) = &done.loss {
+            report.add_loss(loss);
+        }
+        report.push(done.row);
+    }
     report.finish(&backend);
 
     if let Some(digest) = report.digest() {
         out.replace_header(&layout(&input, &steps, digest)?)?;
     }
     out.commit()?;
-    if let Some(mut file) = report_file {
+    if let Some(file) = report_file {
         file.write_at(0, report.to_json()?.as_bytes())?;
         file.commit()?;
     }
@@ -140,36 +147,40 @@ fn layout(input: &Input, steps: &[Step<'_>], digest: Digest) -> Result<Layout> {
     Layout::new(tensors, &metadata).map_err(refuse)
 }
 
-/// Gives the digest; none of a dry run.
-fn quantize(
-    backend: &Backend,
-    tensor: &TensorView<'_>,
-    spec: &Spec,
-    source: &Source,
-    out: &mut Writer,
-    report: &mut Report,
-) -> Result<Option<Digest>> {
+/// What came of a tensor.
+struct Done {
+    row: Row,
+    /// None of a copy and of a dry run.
+    digest: Option<Digest>,
+    loss: Option<LossSums>,
+}
+
+fn quantize(backend: &Backend, tensor: &TensorView<'_>, spec: &Spec, source: &Source, out: &Writer) -> Result<Done> {
     let parts = file::parts(tensor.name, source)?;
     let bytes = parts.iter().map(|part| out.tensor_bytes(&part.name)).sum();
     let row = |status, figures| Row::coded(tensor, status, (spec.scheme, spec.granularity), bytes, figures);
     if out.is_dry() {
-        report.push(row(Status::Planned, Figures::default()));
-        return Ok(None);
+        return Ok(Done { row: row(Status::Planned, Figures::default()), digest: None, loss: None });
     }
     // Only floats that are read were chosen.
     let (elem_type, bytes) = (tensor.elem_type().unwrap_or(ElemType::F32), tensor.ne_bytes());
-    let result = backend.quantize(Tensor::from_bytes(elem_type, &bytes, tensor.shape)?, spec)?.value;
-    let stored = PartBytes::of(&result.tensor);
-    for part in &parts {
+    let x = Tensor::from_bytes(elem_type, &bytes, tensor.shape)?;
+    let mut digester = Digester::default();
+    let made = backend.quantize_to(x, spec, |at, codes| {
+        if at == 0 {
+            digester = Digester::default();
+        }
+        digester.update(codes);
+        out.write_at(tensor.name, at, codes)
+    })?;
+    let stored = PartBytes::of_scales(spec.scheme.code(), &made.scales, &made.zero_points);
+    for part in parts.iter().filter(|part| part.kind != PartKind::Codes) {
         out.write(&part.name, stored.part(part.kind))?;
+        digester.update(stored.part(part.kind));
     }
-    let digest = stored.digest();
-    let figures = result.loss.as_ref().map(|loss| {
-        report.add_loss(&loss.sums);
-        Figures::new(&loss.sums, result.counts)
-    });
-    report.push(row(Status::Quantized, figures.unwrap_or_default()).digest(digest));
-    Ok(Some(digest))
+    let digest = digester.finish();
+    let figures = made.loss.as_ref().map(|sums| Figures::new(sums, made.counts)).unwrap_or_default();
+    Ok(Done { row: row(Status::Quantized, figures).digest(digest), digest: Some(digest), loss: made.loss })
 }
 
 /// Tells of float tensors that are left alone though they were asked for; true when there are any.

@@ -2,13 +2,12 @@
 
 use super::quantize::Scaling;
 use super::{dequantize, min_max, quantize, quantize_with_scales, scale};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::exact::loss::grid_exp;
 use crate::layout::RangeUnits;
 use crate::loss::Loss;
 use crate::pieces::{Piece, Pieces};
-use crate::quantized::{LossDetail, QuantizeOutput, Quantized, Spec, Streamed, check_given, code_bytes};
-use crate::scheme::CodeType;
+use crate::quantized::{LossDetail, QuantizeOutput, QuantizedParts, Spec, Streamed, code_bytes};
 use crate::tensor::Tensor;
 
 /// Elements per piece: tasks enough for many cores, and few enough that its codes are still in a cache when they are
@@ -152,73 +151,51 @@ impl Grids {
 
 /// De-quantizes a tensor and hands its values over piece by piece, so that they are never in memory all at once.
 ///
-/// The values are those of [`dequantize`] of the whole tensor, given by its scheme, granularity, shape, codes, scales
-/// and zero points as [`Quantized::from_parts`] takes them. `write(first, values)` gets all values in order, one piece after
-/// the other, on any thread, while the next piece is computed.
+/// The values are those of [`dequantize`]. `write(first, values)` gets all of them in order, one piece after the other,
+/// on any thread, while the next piece is computed.
 ///
 /// # Errors
-/// Those of [`Quantized::from_parts`], and the first of `write`.
+/// Those of [`Quantized::from_parts`](crate::Quantized::from_parts), and the first of `write`.
 ///
 /// ```
-/// use wgpu_quant::{Granularity, Scheme, Spec, cpu};
-/// let spec = Spec::new(Scheme::INT8_ABSMAX).per(Granularity::Channel(0));
+/// use wgpu_quant::{Granularity, QuantizedParts, Scheme, cpu};
+/// let (scheme, granularity) = (Scheme::INT8_ABSMAX, Granularity::Channel(0));
+/// let (shape, codes, scales, zero_points) = (&[2, 2], &[1, 2, 3, 0xff], &[0.5, 2.0], &[]);
+/// let q = QuantizedParts { scheme, granularity, shape, codes, scales, zero_points };
 /// let mut values = vec![];
-/// cpu::dequantize_to(&spec, &[2, 2], &[1, 2, 3, 0xff], &[0.5, 2.0], &[], |first, piece| {
+/// cpu::dequantize_to(&q, |first, piece| {
 ///     assert_eq!(first, values.len() as u64);
 ///     Ok(values.extend_from_slice(piece))
 /// })?;
 /// assert_eq!(values, [0.5, 1.0, 6.0, -2.0]);
 /// # Ok::<(), wgpu_quant::Error>(())
 /// ```
-pub fn dequantize_to(
-    spec: &Spec,
-    shape: &[usize],
-    codes: &[u8],
-    scales: &[f32],
-    zero_points: &[i32],
-    write: impl FnMut(u64, &[f32]) -> Result<()> + Send,
-) -> Result<()> {
-    dequantize_pieces(spec, shape, codes, scales, zero_points, PIECE_ELEMS, write)
+pub fn dequantize_to(q: &QuantizedParts<'_>, write: impl FnMut(u64, &[f32]) -> Result<()> + Send) -> Result<()> {
+    dequantize_pieces(q, PIECE_ELEMS, write)
 }
 
 fn dequantize_pieces(
-    spec: &Spec,
-    shape: &[usize],
-    codes: &[u8],
-    scales: &[f32],
-    zero_points: &[i32],
+    q: &QuantizedParts<'_>,
     piece_elems: usize,
     mut write: impl FnMut(u64, &[f32]) -> Result<()> + Send,
 ) -> Result<()> {
-    let (scheme, units) = (spec.scheme, spec.units(shape)?);
-    let (found_elems, expected_elems) = (codes.len(), code_bytes(shape, scheme.code())?);
-    if found_elems != expected_elems {
-        return Err(Error::LengthMismatch { what: "codes in bytes", found_elems, expected_elems });
-    }
-    check_given(scheme, units, scales, zero_points)?;
-    let pieces = Pieces::new(shape, spec.granularity, units, scheme.code().bits(), piece_elems);
-    // All but the last of a length follow each other, so that a piece's codes are found without those before.
-    let code_at = |elem: usize| code_offset(elem, shape, scheme.code());
+    let pieces = Pieces::new(q.shape, q.granularity, q.checked_units()?, q.scheme.code().bits(), piece_elems);
     let make = |i: usize| {
         let Piece { elems, first_unit } = pieces.get(i);
         let (shape, granularity) = pieces.tensor(elems.len());
-        let own = first_unit..first_unit + RangeUnits::new(&shape, granularity)?.units;
-        let start = code_at(elems.start);
-        let codes = codes[start..start + code_bytes(&shape, scheme.code())?].to_vec();
-        let scales = scales.get(own.clone()).unwrap_or_default().to_vec();
-        let zero_points = zero_points.get(own).unwrap_or_default().to_vec();
-        let q = Quantized::from_parts(scheme, granularity, shape, codes, scales, zero_points)?;
-        Ok((elems.start as u64, dequantize(&q)?))
+        let units = first_unit..first_unit + RangeUnits::new(&shape, granularity)?.units;
+        let codes = q.code_offset(elems.start);
+        let own = QuantizedParts {
+            granularity,
+            shape: &shape,
+            codes: &q.codes[codes..codes + code_bytes(&shape, q.scheme.code())?],
+            scales: q.scales.get(units.clone()).unwrap_or_default(),
+            zero_points: q.zero_points.get(units).unwrap_or_default(),
+            ..*q
+        };
+        Ok((elems.start as u64, dequantize(&own.to_quantized()?)?))
     };
     in_turn(pieces.count(), make, |(first, values): (u64, Vec<f32>)| write(first, &values))
-}
-
-/// Where the codes of this element begin, which begins a byte.
-fn code_offset(elem: usize, shape: &[usize], code: CodeType) -> usize {
-    match (code.bits(), shape.last().copied().unwrap_or(1)) {
-        (4, row) => elem / row.max(1) * row.div_ceil(2) + elem % row.max(1) / 2,
-        (bits, _) => elem * (bits as usize / 8),
-    }
 }
 
 /// Makes things one after the other, each while the one before is taken, which happens in order.
@@ -244,6 +221,7 @@ fn in_turn<T: Send>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Error;
     use crate::layout::Granularity::{self, Channel, Group};
     use crate::scheme::Scheme;
     use crate::tensor::ElemType;
@@ -289,7 +267,9 @@ mod tests {
                     back.extend_from_slice(values);
                     Ok(())
                 };
-                dequantize_pieces(&spec, shape, &codes, &out.scales, &out.zero_points, piece_elems, append).unwrap();
+                let (scales, zero_points) = (&out.scales[..], &out.zero_points[..]);
+                let q = QuantizedParts { scheme, granularity, shape, codes: &codes, scales, zero_points };
+                dequantize_pieces(&q, piece_elems, append).unwrap();
                 assert_eq!(bits(&back), bits(&dequantize(&whole.tensor).unwrap()), "{case}");
             }
         }

@@ -25,11 +25,11 @@ impl Digest {
 
     /// A quantized tensor's, from the bytes of its parts in the order of [`parts`](super::parts).
     pub fn of_tensor(parts: &[impl AsRef<[u8]>]) -> Self {
-        let mut hash = Sha256::new();
+        let mut digester = Digester::default();
         for part in parts {
-            hash.update(part);
+            digester.update(part.as_ref());
         }
-        Self(hash.finalize().into())
+        digester.finish()
     }
 
     /// A file's, from its quantized tensors' names and digests, in any order.
@@ -41,6 +41,22 @@ impl Digest {
             hash.update(digest.0);
         }
         Self(hash.finalize().into())
+    }
+}
+
+/// A quantized tensor's digest in the making, from its bytes as they come: those of [`Digest::of_tensor`], in order.
+#[derive(Clone, Debug, Default)]
+pub struct Digester(Sha256);
+
+impl Digester {
+    /// Takes the next bytes.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// The digest of all bytes.
+    pub fn finish(self) -> Digest {
+        Digest(self.0.finalize().into())
     }
 }
 

@@ -15,7 +15,7 @@ mod safetensors;
 
 pub use self::safetensors::Layout;
 pub use ::safetensors::Dtype;
-pub use digest::Digest;
+pub use digest::{Digest, Digester};
 pub use input::{FileKind, Input, TensorView};
 pub use native::{METADATA_KEY, Part, PartBytes, PartKind, Source, Sources, parts, zero_points};
 pub use new_file::{NewFile, check_target, remove_unfinished, same_file};

@@ -194,10 +194,21 @@ pub struct PartBytes<'a> {
 impl<'a> PartBytes<'a> {
     /// The bytes that a quantized tensor is to be stored as.
     pub fn of(q: &'a Quantized) -> Self {
+        Self { codes: Cow::Borrowed(q.codes()), ..Self::of_scales(q.scheme().code(), q.scales(), q.zero_points()) }
+    }
+
+    /// The same without codes, for codes of this type.
+    pub fn of_scales(code: CodeType, scales: &'a [f32], zero_points: &[i32]) -> Self {
         // Two's complement: the low bytes of a zero point are the zero point of that width.
-        let width = if q.scheme().code().bits() == 16 { 2 } else { 1 };
-        let zero_points = q.zero_points().iter().flat_map(|z| z.to_le_bytes().into_iter().take(width)).collect();
-        Self { codes: Cow::Borrowed(q.codes()), scales: le_bytes(q.scales()), zero_points }
+        let width = if code.bits() == 16 { 2 } else { 1 };
+        let zero_points = zero_points.iter().flat_map(|z| z.to_le_bytes().into_iter().take(width)).collect();
+        Self { codes: Cow::default(), scales: le_bytes(scales), zero_points }
+    }
+
+    /// The scales that the bytes hold.
+    pub fn scale_values(&self) -> Vec<f32> {
+        let (scales, _) = self.scales.as_chunks();
+        scales.iter().map(|&scale| f32::from_bits(u32::from_le_bytes(scale))).collect()
     }
 
     /// The bytes of one part.
@@ -324,8 +335,7 @@ impl Sources {
             return Ok(None);
         };
         let Source { scheme, granularity, shape, .. } = source;
-        let (scales, _) = stored.scales.as_chunks();
-        let scales = scales.iter().map(|&scale| f32::from_bits(u32::from_le_bytes(scale))).collect();
+        let scales = stored.scale_values();
         let zero_points = zero_points(scheme.code(), &stored.zero_points);
         Quantized::from_parts(*scheme, *granularity, shape.clone(), stored.codes.into_owned(), scales, zero_points)
             .map(Some)

@@ -5,15 +5,65 @@ use crate::error::{Error, Result};
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
 use tempfile::NamedTempFile;
 
 /// A new file; dropped without [`commit`](Self::commit) it leaves no trace.
 #[derive(Debug)]
 pub struct NewFile {
     path: PathBuf,
+    // Before the file, so that nobody writes any more when it is removed.
+    written: Mutex<Written>,
     temp: NamedTempFile,
     overwrite: bool,
+}
+
+/// What was written lately, and who sees to it that it gets to the disk.
+#[derive(Debug, Default)]
+struct Written {
+    bytes: u64,
+    sync: Option<Sync>,
+}
+
+/// After so many bytes the disk begins with them, while others are computed, so that little is left for the end.
+const SYNC_BYTES: u64 = 16 << 20;
+
+/// A thread that waits for the disk.
+#[derive(Debug)]
+struct Sync {
+    wake: Option<SyncSender<()>>,
+    thread: Option<JoinHandle<io::Result<()>>>,
+}
+
+impl Sync {
+    fn start(file: &File) -> io::Result<Self> {
+        let file = file.try_clone()?;
+        let (wake, woken) = sync_channel(1);
+        let sync = move || woken.into_iter().try_for_each(|()| file.sync_data());
+        let thread = std::thread::Builder::new().name("wgpu-quant sync".to_owned()).spawn(sync)?;
+        Ok(Self { wake: Some(wake), thread: Some(thread) })
+    }
+
+    /// Whether it will sync what was written until now.
+    fn wake(&self) -> bool {
+        self.wake.as_ref().is_some_and(|wake| wake.try_send(()).is_ok())
+    }
+
+    /// Waits for what it does. The system tells of data that it lost only once, and so to whoever asks first.
+    fn finish(&mut self) -> io::Result<()> {
+        self.wake = None;
+        let ended = self.thread.take().map(JoinHandle::join);
+        ended.map_or(Ok(()), |ended| ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    }
+}
+
+impl Drop for Sync {
+    fn drop(&mut self) {
+        // Of a file that is thrown away.
+        self.finish().ok();
+    }
 }
 
 /// Refuses a path that a file must not be written to: one that exists (unless `overwrite`), and whatever is no
@@ -68,7 +118,7 @@ impl NewFile {
         let mut unfinished = unfinished();
         let temp = builder.tempfile_in(folder(path)).map_err(|e| io_error(path, without_temp_path(&e)))?;
         unfinished.push(temp.path().to_owned());
-        Ok(Self { path: path.to_owned(), temp, overwrite })
+        Ok(Self { path: path.to_owned(), written: Mutex::default(), temp, overwrite })
     }
 
     /// Where the file is to be.
@@ -80,18 +130,31 @@ impl NewFile {
     ///
     /// # Errors
     /// [`Error::Io`], when the system cannot.
-    pub fn set_len(&mut self, bytes: u64) -> Result<()> {
+    pub fn set_len(&self, bytes: u64) -> Result<()> {
         self.temp.as_file().set_len(bytes).map_err(|e| io_error(&self.path, e))
     }
 
-    /// Writes bytes at an offset.
+    /// Writes bytes at an offset; from any thread.
     ///
     /// # Errors
     /// [`Error::Io`], when the system cannot.
-    pub fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<()> {
-        let file = self.temp.as_file_mut();
-        let written = file.seek(SeekFrom::Start(offset)).and_then(|_| file.write_all(bytes));
-        written.map_err(|e| io_error(&self.path, e))
+    pub fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<()> {
+        // One after the other: there is one place to write at, and systems let one write at a time anyway.
+        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut file = self.temp.as_file();
+        let done = file.seek(SeekFrom::Start(offset)).and_then(|_| file.write_all(bytes));
+        done.map_err(|e| io_error(&self.path, e))?;
+        written.bytes += bytes.len() as u64;
+        if written.bytes >= SYNC_BYTES {
+            if written.sync.is_none() {
+                // Without it all is left for the end.
+                written.sync = Sync::start(file).ok();
+            }
+            if written.sync.as_ref().is_some_and(Sync::wake) {
+                written.bytes = 0;
+            }
+        }
+        Ok(())
     }
 
     /// Puts the file in its place, whole.
@@ -99,9 +162,11 @@ impl NewFile {
     /// # Errors
     /// [`Error::Io`] when the system cannot, [`Error::File`] when something appeared there meanwhile.
     pub fn commit(self) -> Result<()> {
-        let Self { path, temp, overwrite } = self;
+        let Self { path, written, temp, overwrite } = self;
         // On the disk before the name is: a crash must not leave a name without the data.
-        temp.as_file().sync_all().map_err(|e| io_error(&path, e))?;
+        let written = written.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let synced = written.sync.map_or(Ok(()), |mut sync| sync.finish());
+        synced.and_then(|()| temp.as_file().sync_all()).map_err(|e| io_error(&path, e))?;
         let mut unfinished = unfinished();
         unfinished.retain(|unfinished| unfinished != temp.path());
         let renamed = if overwrite { temp.persist(&path) } else { temp.persist_noclobber(&path) };
