@@ -9,7 +9,7 @@ use crate::loss::Loss;
 #[cfg(feature = "gpu")]
 use crate::quantized::LossDetail;
 use crate::quantized::{FakeQuantizeOutput, QuantizeOutput, Quantized, QuantizedParts, Spec, Streamed};
-use crate::tensor::Tensor;
+use crate::tensor::{ElemType, Tensor};
 #[cfg(feature = "gpu")]
 use std::borrow::Cow;
 #[cfg(feature = "gpu")]
@@ -286,24 +286,26 @@ impl Backend {
         Self::by_cpu(cpu::quantize_with_scales(x, spec, scales, zero_points)?)
     }
 
-    /// [`cpu::quantize_to`] or its equal on the adapter.
+    /// [`cpu::quantize_stream`] or its equal on the adapter.
     ///
     /// An adapter streams what is large, unless the loss is asked for. Where a call is made again, `write` begins again with
     /// offset 0.
     ///
     /// # Errors
-    /// Those of what was chosen, and the first of `write`.
-    pub fn quantize_to(
+    /// Those of what was chosen, and the first of `read` or `write`.
+    pub fn quantize_stream(
         &self,
-        x: Tensor<'_>,
+        elem_type: ElemType,
+        shape: &[usize],
         spec: &Spec,
+        read: impl Fn(u64, &mut [u8]) -> Result<()> + Sync,
         mut write: impl FnMut(u64, &[u8]) -> Result<()> + Send,
     ) -> Result<Computed<Streamed>> {
         #[cfg(feature = "gpu")]
-        if let Some(done) = self.on_adapter(|gpu| quantize_to(gpu, x, spec, &mut write)) {
+        if let Some(done) = self.on_adapter(|gpu| quantize_stream(gpu, elem_type, shape, spec, &read, &mut write)) {
             return done;
         }
-        Self::by_cpu(cpu::quantize_to(x, spec, write)?)
+        Self::by_cpu(cpu::quantize_stream(elem_type, shape, spec, read, write)?)
     }
 
     /// [`cpu::fake_quantize`] or its equal on the adapter.
@@ -350,22 +352,22 @@ impl Backend {
         Self::by_cpu(cpu::dequantize(q)?)
     }
 
-    /// [`cpu::dequantize_to`] or its equal on the adapter.
+    /// [`cpu::dequantize_stream`] or its equal on the adapter.
     ///
     /// An adapter streams what is large. Where a call is made again, `write` begins again with element 0.
     ///
     /// # Errors
     /// Those of what was chosen, and the first of `write`.
-    pub fn dequantize_to(
+    pub fn dequantize_stream(
         &self,
         q: &QuantizedParts<'_>,
         mut write: impl FnMut(u64, &[f32]) -> Result<()> + Send,
     ) -> Result<Computed<()>> {
         #[cfg(feature = "gpu")]
-        if let Some(done) = self.on_adapter(|gpu| dequantize_to(gpu, q, &mut write)) {
+        if let Some(done) = self.on_adapter(|gpu| dequantize_stream(gpu, q, &mut write)) {
             return done;
         }
-        Self::by_cpu(cpu::dequantize_to(q, write)?)
+        Self::by_cpu(cpu::dequantize_stream(q, write)?)
     }
 
     /// [`cpu::loss`] or its equal on the adapter.
@@ -391,38 +393,35 @@ impl Backend {
 const STREAM_BYTES: usize = 64 << 20;
 
 #[cfg(feature = "gpu")]
-fn quantize_to(
+fn quantize_stream(
     gpu: &Gpu,
-    x: Tensor<'_>,
+    elem_type: ElemType,
+    shape: &[usize],
     spec: &Spec,
+    read: &(impl Fn(u64, &mut [u8]) -> Result<()> + Sync),
     write: &mut (impl FnMut(u64, &[u8]) -> Result<()> + Send),
 ) -> Result<Computed<Streamed>> {
-    if x.bytes().len() < STREAM_BYTES || !x.is_dense() || spec.loss != LossDetail::None {
-        let Computed { value: QuantizeOutput { tensor, counts, loss }, device } = gpu.quantize(x, spec)?;
-        write(0, tensor.codes())?;
-        let (scales, zero_points) = tensor.into_scales();
-        return Ok(Computed {
-            value: Streamed { scales, zero_points, counts, loss: loss.map(|loss| loss.sums) },
-            device,
-        });
-    }
-    let mut at = 0;
-    gpu.stream(x.shape(), spec).quantize(
-        x.elem_type(),
-        |offset, bytes| {
-            bytes.copy_from_slice(&x.bytes()[offset as usize..][..bytes.len()]);
-            Ok(())
-        },
-        |codes| {
+    let bytes = crate::elems(shape)?.saturating_mul(elem_type.bytes());
+    if bytes >= STREAM_BYTES && spec.loss == LossDetail::None {
+        let mut at = 0;
+        let write = |codes: &[u8]| {
             write(at, codes)?;
             at += codes.len() as u64;
             Ok(())
-        },
-    )
+        };
+        return gpu.stream(shape, spec).quantize(elem_type, read, write);
+    }
+    let mut source = vec![0; bytes];
+    read(0, &mut source)?;
+    let Computed { value, device } = gpu.quantize(Tensor::from_bytes(elem_type, &source, shape)?, spec)?;
+    let QuantizeOutput { tensor, counts, loss } = value;
+    write(0, tensor.codes())?;
+    let (scales, zero_points) = tensor.into_scales();
+    Ok(Computed { value: Streamed { scales, zero_points, counts, loss: loss.map(|loss| loss.sums) }, device })
 }
 
 #[cfg(feature = "gpu")]
-fn dequantize_to(
+fn dequantize_stream(
     gpu: &Gpu,
     q: &QuantizedParts<'_>,
     write: &mut (impl FnMut(u64, &[f32]) -> Result<()> + Send),

@@ -64,8 +64,9 @@ fn dequantize(
         zero_points: &zero_points,
     };
     let width = dtype.bitsize() as u64 / 8;
-    backend
-        .dequantize_to(&q, |first, values| out.write_at(tensor.name, first * width, &file::narrowed(values, dtype)))?;
+    backend.dequantize_stream(&q, |first, values| {
+        out.write_at(tensor.name, first * width, &file::narrowed(values, dtype))
+    })?;
     let bytes_out = tensor.elems() as u64 * width;
     let row = Row::coded(tensor, Status::Dequantized, (*scheme, *granularity), bytes_out, Figures::default());
     Ok(row.reading(stored.count()))

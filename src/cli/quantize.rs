@@ -12,7 +12,7 @@ use std::path::Path;
 use wgpu_quant::file::{
     self, Digest, Digester, Input, Layout, METADATA_KEY, NewFile, PartBytes, PartKind, Source, Sources, TensorView,
 };
-use wgpu_quant::{Backend, ElemType, Granularity, LossDetail, LossSums, Result, Spec, Tensor};
+use wgpu_quant::{Backend, ElemType, Granularity, LossDetail, LossSums, Result, Spec};
 
 pub(crate) fn run(args: &QuantizeArgs) -> Result<Outcome> {
     let input = Input::open(&args.input)?;
@@ -36,7 +36,7 @@ pub(crate) fn run(args: &QuantizeArgs) -> Result<Outcome> {
     let done = output::for_each(&backend, &steps, |Step { tensor, action }| {
         progress.start(tensor.name);
         let done = match action {
-            Action::Quantize(source) => quantize(&backend, tensor, &source.spec().loss(loss), source, &out)
+            Action::Quantize(source) => quantize(&backend, (&input, tensor), &source.spec().loss(loss), source, &out)
                 .map_err(|e| output::at_tensor(&args.input, tensor.name, e))?,
             Action::Copy(reason) => {
                 out.write(tensor.name, tensor.bytes)?;
@@ -155,7 +155,13 @@ struct Done {
     loss: Option<LossSums>,
 }
 
-fn quantize(backend: &Backend, tensor: &TensorView<'_>, spec: &Spec, source: &Source, out: &Writer) -> Result<Done> {
+fn quantize(
+    backend: &Backend,
+    (input, tensor): (&Input, &TensorView<'_>),
+    spec: &Spec,
+    source: &Source,
+    out: &Writer,
+) -> Result<Done> {
     let parts = file::parts(tensor.name, source)?;
     let bytes = parts.iter().map(|part| out.tensor_bytes(&part.name)).sum();
     let row = |status, figures| Row::coded(tensor, status, (spec.scheme, spec.granularity), bytes, figures);
@@ -163,10 +169,14 @@ fn quantize(backend: &Backend, tensor: &TensorView<'_>, spec: &Spec, source: &So
         return Ok(Done { row: row(Status::Planned, Figures::default()), digest: None, loss: None });
     }
     // Only floats that are read were chosen.
-    let (elem_type, bytes) = (tensor.elem_type().unwrap_or(ElemType::F32), tensor.ne_bytes());
-    let x = Tensor::from_bytes(elem_type, &bytes, tensor.shape)?;
+    let elem_type = tensor.elem_type().unwrap_or(ElemType::F32);
+    let read = |at, bytes: &mut [u8]| {
+        input.read(tensor.name, at, bytes)?;
+        file::to_native_order(elem_type, bytes);
+        Ok(())
+    };
     let mut digester = Digester::default();
-    let made = backend.quantize_to(x, spec, |at, codes| {
+    let made = backend.quantize_stream(elem_type, tensor.shape, spec, read, |at, codes| {
         if at == 0 {
             digester = Digester::default();
         }

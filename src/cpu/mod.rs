@@ -7,7 +7,7 @@
 //!
 //! The stages have the kernels' names: [`min_max`], [`scale`](scale()) and [`zero_point`], [`quantize`](quantize()),
 //! [`dequantize`](dequantize()), [`fake_quantize`](fake_quantize()) (both in one go), [`loss`](loss()), and over many
-//! batches [`observe`](observe()). [`quantize_to`] and [`dequantize_to`] hand over what they make piece by piece.
+//! batches [`observe`](observe()). [`quantize_stream`] and [`dequantize_stream`] work on files.
 
 mod code;
 mod dequantize;
@@ -35,3 +35,4 @@ pub use scale::{scale, zero_point};
 pub use simd::limit_simd_level;
 pub use simd::{SimdLevel, simd_level};
 pub use stream::{dequantize_to, quantize_to};
+pub use stream::{dequantize_stream, quantize_stream};

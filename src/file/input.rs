@@ -1,10 +1,9 @@
 //! An input file: its tensors by name, whatever the format.
 
-use super::map::map;
-use super::{Dtype, invalid, npy, safetensors};
+use super::map::{Mapped, map};
+use super::{Dtype, invalid, io_error, npy, safetensors};
 use crate::error::Result;
 use crate::tensor::ElemType;
-use memmap2::Mmap;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -47,7 +46,7 @@ pub(super) struct Place {
 pub struct Input {
     path: PathBuf,
     kind: FileKind,
-    map: Mmap,
+    map: Mapped,
     tensors: BTreeMap<String, Place>,
     metadata: BTreeMap<String, String>,
 }
@@ -139,6 +138,22 @@ impl Input {
     /// The tensor of this name.
     pub fn tensor(&self, name: &str) -> Option<TensorView<'_>> {
         self.tensors.get_key_value(name).map(|(name, place)| self.view(name, place))
+    }
+
+    /// Reads the bytes of a tensor that begin with its byte `at`, from any thread.
+    ///
+    /// # Errors
+    /// [`Error::Io`](crate::Error::Io) when the system cannot, or the file is shorter than it was; and
+    /// [`Error::File`](crate::Error::File) when the tensor does not reach so far, or there is none.
+    pub fn read(&self, name: &str, at: u64, bytes: &mut [u8]) -> Result<()> {
+        let place = self.tensors.get(name).map_or(0..0, |place| place.bytes.clone());
+        let start = usize::try_from(at).ok().and_then(|at| place.start.checked_add(at));
+        match start {
+            Some(start) if start <= place.end && bytes.len() <= place.end - start => {
+                self.map.read_at(start, bytes).map_err(|e| io_error(&self.path, e))
+            }
+            _ => Err(invalid(&self.path, format!("tensor {name:?} has no {} bytes from byte {at} on", bytes.len()))),
+        }
     }
 
     fn view<'a>(&'a self, name: &'a str, place: &'a Place) -> TensorView<'a> {

@@ -23,6 +23,7 @@ pub use npy::header as npy_header;
 
 use crate::error::Error;
 use crate::exact::narrow::{to_bf16, to_f16};
+use crate::tensor::ElemType;
 use rayon::prelude::*;
 use std::borrow::Cow;
 use std::path::Path;
@@ -35,6 +36,13 @@ pub fn invalid(path: &Path, message: impl Into<String>) -> Error {
 /// What the system reported about a file.
 pub fn io_error(path: &Path, source: std::io::Error) -> Error {
     Error::Io { path: path.to_owned(), source }
+}
+
+/// Turns the elements of a file, which are little-endian, into this machine's byte order.
+pub fn to_native_order(elem_type: ElemType, bytes: &mut [u8]) {
+    if cfg!(target_endian = "big") {
+        bytes.chunks_mut(elem_type.bytes()).for_each(<[u8]>::reverse);
+    }
 }
 
 /// Values as a file holds them: little-endian.
