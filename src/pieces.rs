@@ -99,11 +99,6 @@ impl Pieces {
         self.block_elems / self.part_elems * self.pieces_per_part() + short.div_ceil(self.step_elems)
     }
 
-    /// The tensor's own dimensions.
-    pub(crate) fn shape(&self) -> &[usize] {
-        &self.shape
-    }
-
     /// How many there are; of an empty tensor one.
     pub(crate) fn count(&self) -> usize {
         if self.kind == Kind::Empty { 1 } else { self.blocks() * self.pieces_per_block() }

@@ -49,6 +49,23 @@ pub fn loss(x: Tensor<'_>, q: &Quantized, per_element: bool) -> Result<Loss> {
     Ok(finish(x, q, &scales, parts, per_element))
 }
 
+/// The loss of a part of a tensor, to be merged with those of the others: a cast's in steps of the whole tensor's nominal
+/// scale, and on the grids of the largest losses of the whole tensor's units, as bits, once they are known.
+pub(super) fn loss_of_part(x: Tensor<'_>, q: &Quantized, nominal: Option<f32>, largest: Option<&[u32]>) -> Loss {
+    let scales = nominal.map_or(Cow::Borrowed(q.scales()), |scale| Cow::Owned(vec![scale]));
+    let Some(largest) = largest else {
+        let parts = sums(x, q, &scales, |unit| Some(fine(scales[unit])));
+        return finish(x, q, &scales, parts, false);
+    };
+    let grid = |unit: usize| grid_exp(scales[unit].to_bits(), largest[unit]);
+    let mut parts = sums(x, q, &scales, |unit| Some(grid(unit)));
+    for (part, &largest) in parts.iter_mut().zip(largest) {
+        // What the sums count in follows from it.
+        part.sums.max_bits = largest;
+    }
+    total(q, &scales, parts, None)
+}
+
 /// The scales; a cast has none, and its values' magnitude stands in.
 fn scales_of<'a>(x: Tensor<'_>, q: &'a Quantized) -> Result<Cow<'a, [f32]>> {
     if !q.scheme().is_cast() {
@@ -107,6 +124,10 @@ pub(super) fn finish(x: Tensor<'_>, q: &Quantized, scales: &[f32], mut parts: Ve
         16 => abs_errors::<[u8; 2]>(x, q),
         _ => abs_errors::<u8>(x, q),
     });
+    total(q, scales, parts, abs_errors)
+}
+
+fn total(q: &Quantized, scales: &[f32], parts: Vec<Part>, abs_errors: Option<Vec<f32>>) -> Loss {
     let elems = parts.iter().map(|part| part.elems).sum();
     let nonfinite_out_elems = parts.iter().map(|part| part.nonfinite_out_elems).sum();
     let unit_sums: Vec<UnitSums> = parts.into_iter().map(|part| part.sums).collect();

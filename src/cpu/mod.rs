@@ -21,8 +21,8 @@ mod observe;
 mod quantize;
 mod scale;
 mod simd;
-mod units;
 mod stream;
+mod units;
 
 pub use dequantize::{dequantize, dequantize_into};
 pub use fake_quantize::{fake_quantize, fake_quantize_into, fake_quantize_with_scales};
@@ -34,5 +34,4 @@ pub use scale::{scale, zero_point};
 #[doc(hidden)]
 pub use simd::limit_simd_level;
 pub use simd::{SimdLevel, simd_level};
-pub use stream::{dequantize_to, quantize_to};
-pub use stream::{dequantize_stream, quantize_stream};
+pub use stream::{dequantize_stream, quantize_stream, quantize_to};

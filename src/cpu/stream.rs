@@ -1,10 +1,11 @@
 //! Tensors piece by piece, read from and handed over to somewhere else, such as a file.
 
-use super::{dequantize, min_max, observe, quantize, quantize_with_scales, scale, scales};
+use super::loss::loss_of_part;
+use super::{dequantize_into, observe, quantize, quantize_into, quantize_with_scales_into, scale, scales};
 use crate::error::Result;
 use crate::exact::loss::grid_exp;
 use crate::layout::RangeUnits;
-use crate::loss::Loss;
+use crate::loss::{Loss, LossSums};
 use crate::pieces::{Piece, Pieces};
 use crate::quantized::{LossDetail, QuantizeOutput, QuantizedParts, Spec, Streamed, code_bytes};
 use crate::range::ObservedRanges;
@@ -12,6 +13,8 @@ use crate::tensor::{ElemType, Tensor};
 use rayon::prelude::*;
 use std::cell::Cell;
 use std::ops::Range;
+use std::slice;
+use std::sync::{Mutex, PoisonError};
 
 /// Elements per piece: values and codes together fit in a core's second cache.
 const PIECE_ELEMS: usize = 1 << 17;
@@ -20,7 +23,7 @@ const BATCH_PIECES: usize = 8;
 
 /// Quantizes what `read` gives and hands the codes to `write`, in bounded memory.
 ///
-/// Codes, scales, zero points, counts and the loss are those of [`quantize`] of the whole tensor; the loss is without
+/// Codes, scales, zero points, counts and the loss are those of [`quantize`](super::quantize()) of the whole tensor; the loss is without
 /// its part of each range unit and element. Threads work on several pieces at once, and hand over what is done
 /// meanwhile: some MiB beside what is returned.
 ///
@@ -30,7 +33,7 @@ const BATCH_PIECES: usize = 8;
 /// order, on any thread.
 ///
 /// # Errors
-/// Those of [`quantize`], and the first of `read` or `write`.
+/// Those of [`quantize`](super::quantize()), and the first of `read` or `write`.
 ///
 /// ```
 /// use wgpu_quant::{ElemType, Scheme, Spec, cpu};
@@ -54,48 +57,94 @@ pub fn quantize_stream(
     read: impl Fn(u64, &mut [u8]) -> Result<()> + Sync,
     write: impl FnMut(u64, &[u8]) -> Result<()> + Send,
 ) -> Result<Streamed> {
-    Source::new(elem_type, shape, spec, read, PIECE_ELEMS)?.quantize(write)
+    Source::new(elem_type, shape, spec, Reader(read), PIECE_ELEMS)?.quantize(write)
 }
 
-/// A tensor that is read in pieces.
-struct Source<R> {
+/// Quantizes a tensor and hands its codes to `write`, so that they are never in memory all at once.
+///
+/// All is as with [`quantize_stream`], but that the tensor is there: in a mapped file, or in memory. Rows that lie apart
+/// are taken as one piece.
+///
+/// # Errors
+/// Those of [`quantize`](super::quantize()), and the first of `write`.
+///
+/// ```
+/// use wgpu_quant::{Scheme, Spec, Tensor, cpu};
+/// let mut codes = vec![];
+/// let write = |_, bytes: &[u8]| Ok(codes.extend_from_slice(bytes));
+/// let out = cpu::quantize_to(Tensor::new(&[0.5, -1.0], &[2])?, &Spec::new(Scheme::INT8_ABSMAX), write)?;
+/// assert_eq!((out.scales, codes), (vec![1.0 / 127.0], vec![64, 0x81]));
+/// # Ok::<(), wgpu_quant::Error>(())
+/// ```
+pub fn quantize_to(
+    x: Tensor<'_>,
+    spec: &Spec,
+    mut write: impl FnMut(u64, &[u8]) -> Result<()> + Send,
+) -> Result<Streamed> {
+    if x.is_dense() {
+        return Source::new(x.elem_type(), x.shape(), spec, x.bytes(), PIECE_ELEMS)?.quantize(write);
+    }
+    let QuantizeOutput { tensor, counts, loss } = quantize(x, spec)?;
+    write(0, tensor.codes())?;
+    let (_, scales, zero_points) = tensor.into_parts();
+    Ok(Streamed { scales, zero_points, counts, loss: loss.map(|loss| loss.sums) })
+}
+
+/// Where a tensor's bytes are.
+trait Bytes: Sync {
+    /// Does something with some of them.
+    fn with<T>(&self, range: Range<usize>, then: impl FnOnce(&[u8]) -> Result<T>) -> Result<T>;
+}
+
+impl Bytes for &[u8] {
+    fn with<T>(&self, range: Range<usize>, then: impl FnOnce(&[u8]) -> Result<T>) -> Result<T> {
+        then(&self[range])
+    }
+}
+
+/// Somewhere that they are read from.
+struct Reader<R>(R);
+
+impl<R: Fn(u64, &mut [u8]) -> Result<()> + Sync> Bytes for Reader<R> {
+    fn with<T>(&self, range: Range<usize>, then: impl FnOnce(&[u8]) -> Result<T>) -> Result<T> {
+        thread_local! {
+            /// Of words, so that values of every type are aligned.
+            static ROOM: Cell<Vec<u64>> = const { Cell::new(vec![]) };
+        }
+        // Taken, because a thread that waits in the midst of this may begin with another piece.
+        let mut room = ROOM.take();
+        room.resize(room.len().max(range.len().div_ceil(8)), 0);
+        let bytes = &mut bytemuck::cast_slice_mut(&mut room)[..range.len()];
+        let done = (self.0)(range.start as u64, bytes).and_then(|()| then(bytes));
+        ROOM.set(room);
+        done
+    }
+}
+
+/// A tensor that is taken in pieces.
+struct Source<B> {
     elem_type: ElemType,
     spec: Spec,
     units: RangeUnits,
     pieces: Pieces,
-    read: R,
+    bytes: B,
 }
 
-impl<R: Fn(u64, &mut [u8]) -> Result<()> + Sync> Source<R> {
-    fn new(elem_type: ElemType, shape: &[usize], spec: &Spec, read: R, piece_elems: usize) -> Result<Self> {
+impl<B: Bytes> Source<B> {
+    fn new(elem_type: ElemType, shape: &[usize], spec: &Spec, bytes: B, piece_elems: usize) -> Result<Self> {
         let units = spec.units(shape)?;
         let loss = if spec.loss == LossDetail::None { LossDetail::None } else { LossDetail::Summary };
         let pieces = Pieces::new(shape, spec.granularity, units, spec.scheme.code().bits(), piece_elems);
-        Ok(Self { elem_type, spec: spec.loss(loss), units, pieces, read })
+        Ok(Self { elem_type, spec: spec.loss(loss), units, pieces, bytes })
     }
 
     /// Does something with a piece, of which it is told the first range unit.
     fn with<T>(&self, piece: &Piece, then: impl FnOnce(Tensor<'_>, &Spec, usize) -> Result<T>) -> Result<T> {
         let (shape, granularity) = self.pieces.tensor(piece.elems.len());
-        self.with_elems(piece.elems.clone(), |bytes| {
+        let width = self.elem_type.bytes();
+        self.bytes.with(piece.elems.start * width..piece.elems.end * width, |bytes| {
             then(Tensor::from_bytes(self.elem_type, bytes, &shape)?, &self.spec.per(granularity), piece.first_unit)
         })
-    }
-
-    fn with_elems<T>(&self, elems: Range<usize>, then: impl FnOnce(&[u8]) -> Result<T>) -> Result<T> {
-        thread_local! {
-            /// Of words, so that values of every type are aligned.
-            static ROOM: Cell<Vec<u64>> = const { Cell::new(vec![]) };
-        }
-        let width = self.elem_type.bytes();
-        let bytes = elems.len() * width;
-        // Taken, because a thread that waits in the midst of this may begin with another piece.
-        let mut room = ROOM.take();
-        room.resize(room.len().max(bytes.div_ceil(8)), 0);
-        let source = &mut bytemuck::cast_slice_mut(&mut room)[..bytes];
-        let done = (self.read)((elems.start * width) as u64, source).and_then(|()| then(source));
-        ROOM.set(room);
-        done
     }
 
     /// The ranges of all units.
@@ -116,103 +165,128 @@ impl<R: Fn(u64, &mut [u8]) -> Result<()> + Sync> Source<R> {
     }
 
     fn quantize(&self, mut write: impl FnMut(u64, &[u8]) -> Result<()> + Send) -> Result<Streamed> {
-        let is_cast = self.spec.scheme.is_cast();
-        let common = match self.pieces.share_units() && !is_cast {
-            true => Some(scales(&self.ranges()?, self.spec.scheme)?),
-            false => None,
-        };
+        let common = Common::find(self)?;
+        let spent = Mutex::new(vec![]);
+        let spent = || spent.lock().unwrap_or_else(PoisonError::into_inner);
         let make = |i: usize| {
             self.with(&self.pieces.get(i), |x, spec, first_unit| {
-                let out = match &common {
-                    Some(common) => with_common(x, spec, first_unit, common)?,
-                    None => quantize(x, spec)?,
-                };
-                // What the loss of a cast is counted in, which the others' scales tell.
-                let nominal = (is_cast && out.loss.is_some()).then(|| min_max(x, spec.granularity)).transpose()?;
-                Ok((first_unit, out, nominal.map(|ranges| scale(ranges.units[0], spec.scheme))))
+                let mut out = spent().pop().unwrap_or_else(QuantizeOutput::empty);
+                common.quantize(x, spec, first_unit, &mut out)?;
+                Ok((first_unit, out))
             })
         };
         let mut all = Streamed::default();
-        let (mut offset, mut grids) = (0, Grids::new(if common.is_some() || is_cast { self.units.units } else { 0 }));
-        in_turn(
-            batches(self.pieces.count()),
-            make,
-            |(first_unit, out, nominal): (usize, QuantizeOutput, Option<f32>)| {
-                let QuantizeOutput { tensor, counts, loss } = out;
-                write(offset, tensor.codes())?;
-                offset += tensor.codes().len() as u64;
-                all.counts.merge(counts);
-                if let Some(loss) = loss {
-                    grids.see(first_unit, &loss, nominal.as_slice(), tensor.scales());
-                    all.loss.get_or_insert_default().merge(&loss.sums);
-                }
-                if common.is_none() {
-                    all.scales.extend_from_slice(tensor.scales());
-                    all.zero_points.extend_from_slice(tensor.zero_points());
-                }
-                Ok(())
-            },
-        )?;
-        if !grids.are_alike && all.loss.is_some() {
-            all.loss = self.whole_loss(common.as_ref())?.map(|loss| loss.sums);
+        let mut offset = 0;
+        let mut grids = Grids::new(if common.reach_over_pieces { self.units.units } else { 0 });
+        in_turn(batches(self.pieces.count()), make, |(first_unit, out): (usize, QuantizeOutput)| {
+            let QuantizeOutput { tensor, counts, loss } = &out;
+            write(offset, tensor.codes())?;
+            offset += tensor.codes().len() as u64;
+            all.counts.merge(*counts);
+            if let Some(loss) = loss {
+                grids.see(first_unit, loss, common.nominal.as_ref().map_or(tensor.scales(), slice::from_ref));
+                all.loss.get_or_insert_default().merge(&loss.sums);
+            }
+            if common.scales.is_none() {
+                all.scales.extend_from_slice(tensor.scales());
+                all.zero_points.extend_from_slice(tensor.zero_points());
+            }
+            spent().push(out);
+            Ok(())
+        })?;
+        if !grids.are_alike {
+            all.loss = Some(self.loss_on(&common, &grids)?);
         }
-        if let Some(common) = common {
+        if let Some(common) = common.scales {
             (all.scales, all.zero_points) = common;
         }
         Ok(all)
     }
 
-    fn whole_loss(&self, common: Option<&(Vec<f32>, Vec<i32>)>) -> Result<Option<Loss>> {
-        self.with_elems(0..self.units.elems(), |bytes| {
-            let shape = self.pieces.shape();
-            let x = Tensor::from_bytes(self.elem_type, bytes, shape)?;
-            let whole = match common {
-                Some(common) => with_common(x, &self.spec, 0, common)?,
-                None => quantize(x, &self.spec)?,
-            };
-            Ok(whole.loss)
-        })
+    /// The loss on the grids that the largest losses of all pieces ask for.
+    fn loss_on(&self, common: &Common, grids: &Grids) -> Result<LossSums> {
+        let make = |i: usize| {
+            self.with(&self.pieces.get(i), |x, spec, first_unit| {
+                let mut out = QuantizeOutput::empty();
+                common.quantize(x, &spec.loss(LossDetail::None), first_unit, &mut out)?;
+                let largest = &grids.largest[first_unit..];
+                Ok(loss_of_part(x, &out.tensor, common.nominal, Some(largest)).sums)
+            })
+        };
+        let mut all = LossSums::default();
+        in_turn(batches(self.pieces.count()), make, |sums| Ok(all.merge(&sums)))?;
+        Ok(all)
     }
 }
 
-/// Quantizes a piece whose first range unit is this one.
-fn with_common(
-    x: Tensor<'_>,
-    spec: &Spec,
-    first_unit: usize,
-    (scales, zero_points): &(Vec<f32>, Vec<i32>),
-) -> Result<QuantizeOutput> {
-    let own = first_unit..first_unit + spec.units(x.shape())?.units;
-    let zero_points = zero_points.get(own.clone()).unwrap_or_default();
-    quantize_with_scales(x, spec, &scales[own], zero_points)
+/// What pieces have in common, found before the first code.
+struct Common {
+    /// Scales and zero points of all range units, where they reach over pieces.
+    scales: Option<(Vec<f32>, Vec<i32>)>,
+    /// What the loss of a cast is counted in.
+    nominal: Option<f32>,
+    reach_over_pieces: bool,
 }
 
-/// The grids on which the losses of range units were counted, so far as pieces share units. A unit's sums add up
-/// where each piece's are on one grid; its largest loss, which decides on the grid, may lie in one of them.
+impl Common {
+    fn find<B: Bytes>(source: &Source<B>) -> Result<Self> {
+        let Source { spec, pieces, .. } = source;
+        let (mut found, reach_over_pieces) = (None, pieces.share_units());
+        let mut nominal = None;
+        if !spec.scheme.is_cast() && reach_over_pieces {
+            found = Some(scales(&source.ranges()?, spec.scheme)?);
+        } else if spec.scheme.is_cast() && spec.loss != LossDetail::None {
+            let range = source.ranges()?.get(0).unwrap_or_default();
+            nominal = Some(scale(range, spec.scheme));
+        }
+        Ok(Self { scales: found, nominal, reach_over_pieces })
+    }
+
+    /// Quantizes a piece whose first range unit is this one.
+    fn quantize(&self, x: Tensor<'_>, spec: &Spec, first_unit: usize, out: &mut QuantizeOutput) -> Result<()> {
+        if let Some((scales, zero_points)) = &self.scales {
+            let own = first_unit..first_unit + spec.units(x.shape())?.units;
+            let zero_points = zero_points.get(own.clone()).unwrap_or_default();
+            return quantize_with_scales_into(x, spec, &scales[own], zero_points, out);
+        }
+        let is_cast = spec.scheme.is_cast();
+        quantize_into(x, &if is_cast { spec.loss(LossDetail::None) } else { *spec }, out)?;
+        if is_cast && spec.loss != LossDetail::None {
+            out.loss = Some(loss_of_part(x, &out.tensor, self.nominal, None));
+        }
+        Ok(())
+    }
+}
+
+/// The grids on which the losses of range units were counted that reach over pieces. Such a unit's sums add up where
+/// each piece's are on one grid; the unit's largest loss, which decides on the grid, may lie in one of the pieces.
 struct Grids {
-    /// The bits of the scale, and the exponent.
-    of_units: Vec<Option<(u32, i32)>>,
+    /// As bits.
+    largest: Vec<u32>,
+    of_units: Vec<Option<i32>>,
     are_alike: bool,
 }
 
 impl Grids {
     fn new(units: usize) -> Self {
-        Self { of_units: vec![None; units], are_alike: true }
+        Self { largest: vec![0; units], of_units: vec![None; units], are_alike: true }
     }
 
-    fn see(&mut self, first_unit: usize, loss: &Loss, nominal: &[f32], scales: &[f32]) {
-        let scales = nominal.iter().chain(scales).map(|scale| scale.to_bits());
-        let shared = self.of_units.iter_mut().skip(first_unit);
-        for ((before, scale), unit) in shared.zip(scales).zip(&loss.units) {
-            let grid = (scale, grid_exp(scale, unit.max_abs_error.to_bits()));
-            self.are_alike &= *before.get_or_insert(grid) == grid;
+    fn see(&mut self, first_unit: usize, loss: &Loss, scales: &[f32]) {
+        let Self { largest, of_units, are_alike } = self;
+        let units = largest.iter_mut().zip(of_units).skip(first_unit);
+        for (((largest, before), scale), unit) in units.zip(scales).zip(&loss.units) {
+            let max = unit.max_abs_error.to_bits();
+            let grid = grid_exp(scale.to_bits(), max);
+            *are_alike &= *before.get_or_insert(grid) == grid;
+            *largest = max.max(*largest);
         }
     }
 }
 
 /// De-quantizes a tensor and hands its values over piece by piece, so that they are never in memory all at once.
 ///
-/// The values are those of [`dequantize`]. `write(first, values)` gets all of them in order, one piece after the other,
+/// The values are those of [`dequantize`](super::dequantize()). `write(first, values)` gets all of them in order, one piece after the other,
 /// on any thread, while the next piece is computed.
 ///
 /// # Errors
@@ -241,6 +315,8 @@ fn dequantize_pieces(
     mut write: impl FnMut(u64, &[f32]) -> Result<()> + Send,
 ) -> Result<()> {
     let pieces = Pieces::new(q.shape, q.granularity, q.checked_units()?, q.scheme.code().bits(), piece_elems);
+    let spent = Mutex::new(vec![]);
+    let spent = || spent.lock().unwrap_or_else(PoisonError::into_inner);
     let make = |i: usize| {
         let Piece { elems, first_unit } = pieces.get(i);
         let (shape, granularity) = pieces.tensor(elems.len());
@@ -254,9 +330,15 @@ fn dequantize_pieces(
             zero_points: q.zero_points.get(units).unwrap_or_default(),
             ..*q
         };
-        Ok((elems.start as u64, dequantize(&own.to_quantized()?)?))
+        let mut values = spent().pop().unwrap_or_default();
+        dequantize_into(&own.to_quantized()?, &mut values)?;
+        Ok((elems.start as u64, values))
     };
-    in_turn(batches(pieces.count()), make, |(first, values): (u64, Vec<f32>)| write(first, &values))
+    in_turn(batches(pieces.count()), make, |(first, values): (u64, Vec<f32>)| {
+        write(first, &values)?;
+        spent().push(values);
+        Ok(())
+    })
 }
 
 /// The numbers below `count`, some at a time.
@@ -287,6 +369,7 @@ fn in_turn<T: Send>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cpu::dequantize;
     use crate::error::Error;
     use crate::layout::Granularity::{self, Channel, Group};
     use crate::scheme::Scheme;
@@ -311,7 +394,7 @@ mod tests {
         write: impl FnMut(u64, &[u8]) -> Result<()> + Send,
     ) -> Result<Streamed> {
         let read = |offset, bytes: &mut [u8]| Ok(bytes.copy_from_slice(&x.bytes()[offset as usize..][..bytes.len()]));
-        Source::new(x.elem_type(), x.shape(), spec, read, piece_elems)?.quantize(write)
+        Source::new(x.elem_type(), x.shape(), spec, Reader(read), piece_elems)?.quantize(write)
     }
 
     /// Of a tensor of every kind, quantized in pieces of each of these lengths: all that is to be as of the whole.
@@ -407,7 +490,7 @@ mod tests {
         let written = std::sync::atomic::AtomicU64::new(0);
         let write = |offset, _: &[u8]| Ok(written.store(offset, std::sync::atomic::Ordering::Relaxed));
         let spec = Spec::new(Scheme::BF16);
-        let error = Source::new(ElemType::F32, &[5000], &spec, read, 100).unwrap().quantize(write).unwrap_err();
+        let error = Source::new(ElemType::F32, &[5000], &spec, Reader(read), 100).unwrap().quantize(write).unwrap_err();
         assert!(error.to_string().contains("the disk"), "{error}");
         assert!(written.into_inner() < 4800);
     }
