@@ -288,7 +288,7 @@ impl Backend {
 
     /// [`cpu::quantize_stream`] or its equal on the adapter.
     ///
-    /// An adapter streams what is large, unless the loss is asked for. Where a call is made again, `write` begins again with
+    /// An adapter streams what is large, unless the loss is asked for. Where a call is made again, `digest` begins again with
     /// offset 0.
     ///
     /// # Errors
@@ -299,13 +299,16 @@ impl Backend {
         shape: &[usize],
         spec: &Spec,
         read: impl Fn(u64, &mut [u8]) -> Result<()> + Sync,
-        mut write: impl FnMut(u64, &[u8]) -> Result<()> + Send,
+        write: impl Fn(u64, &[u8]) -> Result<()> + Sync,
+        mut digest: impl FnMut(u64, &[u8]) + Send,
     ) -> Result<Computed<Streamed>> {
         #[cfg(feature = "gpu")]
-        if let Some(done) = self.on_adapter(|gpu| quantize_stream(gpu, elem_type, shape, spec, &read, &mut write)) {
+        if let Some(done) =
+            self.on_adapter(|gpu| quantize_stream(gpu, elem_type, shape, spec, &read, &write, &mut digest))
+        {
             return done;
         }
-        Self::by_cpu(cpu::quantize_stream(elem_type, shape, spec, read, write)?)
+        Self::by_cpu(cpu::quantize_stream(elem_type, shape, spec, read, write, digest)?)
     }
 
     /// [`cpu::fake_quantize`] or its equal on the adapter.
@@ -354,17 +357,17 @@ impl Backend {
 
     /// [`cpu::dequantize_stream`] or its equal on the adapter.
     ///
-    /// An adapter streams what is large. Where a call is made again, `write` begins again with element 0.
+    /// An adapter streams what is large.
     ///
     /// # Errors
     /// Those of what was chosen, and the first of `write`.
     pub fn dequantize_stream(
         &self,
         q: &QuantizedParts<'_>,
-        mut write: impl FnMut(u64, &[f32]) -> Result<()> + Send,
+        write: impl Fn(u64, &[f32]) -> Result<()> + Sync,
     ) -> Result<Computed<()>> {
         #[cfg(feature = "gpu")]
-        if let Some(done) = self.on_adapter(|gpu| dequantize_stream(gpu, q, &mut write)) {
+        if let Some(done) = self.on_adapter(|gpu| dequantize_stream(gpu, q, &write)) {
             return done;
         }
         Self::by_cpu(cpu::dequantize_stream(q, write)?)
@@ -399,13 +402,15 @@ fn quantize_stream(
     shape: &[usize],
     spec: &Spec,
     read: &(impl Fn(u64, &mut [u8]) -> Result<()> + Sync),
-    write: &mut (impl FnMut(u64, &[u8]) -> Result<()> + Send),
+    write: &(impl Fn(u64, &[u8]) -> Result<()> + Sync),
+    digest: &mut (impl FnMut(u64, &[u8]) + Send),
 ) -> Result<Computed<Streamed>> {
     let bytes = crate::elems(shape)?.saturating_mul(elem_type.bytes());
     if bytes >= STREAM_BYTES && spec.loss == LossDetail::None {
         let mut at = 0;
         let write = |codes: &[u8]| {
             write(at, codes)?;
+            digest(at, codes);
             at += codes.len() as u64;
             Ok(())
         };
@@ -416,6 +421,7 @@ fn quantize_stream(
     let Computed { value, device } = gpu.quantize(Tensor::from_bytes(elem_type, &source, shape)?, spec)?;
     let QuantizeOutput { tensor, counts, loss } = value;
     write(0, tensor.codes())?;
+    digest(0, tensor.codes());
     let (scales, zero_points) = tensor.into_scales();
     Ok(Computed { value: Streamed { scales, zero_points, counts, loss: loss.map(|loss| loss.sums) }, device })
 }
@@ -424,7 +430,7 @@ fn quantize_stream(
 fn dequantize_stream(
     gpu: &Gpu,
     q: &QuantizedParts<'_>,
-    write: &mut (impl FnMut(u64, &[f32]) -> Result<()> + Send),
+    write: &(impl Fn(u64, &[f32]) -> Result<()> + Sync),
 ) -> Result<Computed<()>> {
     let spec = Spec::new(q.scheme).per(q.granularity);
     if 4 * crate::elems(q.shape)? < STREAM_BYTES {

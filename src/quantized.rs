@@ -107,6 +107,12 @@ pub fn code_bytes(shape: &[usize], code: CodeType) -> Result<usize> {
     elems(outer)?.checked_mul(row_bytes(row, code)).ok_or_else(|| Error::ShapeOverflow { shape: shape.to_vec() })
 }
 
+/// Where the codes of this element begin, which begins a byte.
+pub(crate) fn code_offset(shape: &[usize], code: CodeType, elem: usize) -> usize {
+    let row = shape.last().copied().unwrap_or(1).max(1);
+    elem / row * row_bytes(row, code) + row_bytes(elem % row, code)
+}
+
 /// A quantized tensor: codes, scales, zero points and what they mean.
 #[derive(Clone, Debug)]
 pub struct Quantized {
@@ -304,12 +310,6 @@ impl QuantizedParts<'_> {
         }
         check_given(self.scheme, units, self.scales, self.zero_points)?;
         Ok(units)
-    }
-
-    /// Where the codes of this element begin, which begins a byte.
-    pub(crate) fn code_offset(&self, elem: usize) -> usize {
-        let row = self.shape.last().copied().unwrap_or(1).max(1);
-        elem / row * row_bytes(row, self.scheme.code()) + row_bytes(elem % row, self.scheme.code())
     }
 }
 

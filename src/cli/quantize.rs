@@ -176,13 +176,14 @@ fn quantize(
         Ok(())
     };
     let mut digester = Digester::default();
-    let made = backend.quantize_stream(elem_type, tensor.shape, spec, read, |at, codes| {
+    let write = |at, codes: &[u8]| out.write_at(tensor.name, at, codes);
+    let digest = |at, codes: &[u8]| {
         if at == 0 {
             digester = Digester::default();
         }
         digester.update(codes);
-        out.write_at(tensor.name, at, codes)
-    })?;
+    };
+    let made = backend.quantize_stream(elem_type, tensor.shape, spec, read, write, digest)?;
     let stored = PartBytes::of_scales(spec.scheme.code(), &made.scales, &made.zero_points);
     for part in parts.iter().filter(|part| part.kind != PartKind::Codes) {
         out.write(&part.name, stored.part(part.kind))?;

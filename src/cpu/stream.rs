@@ -7,7 +7,7 @@ use crate::exact::loss::grid_exp;
 use crate::layout::RangeUnits;
 use crate::loss::{Loss, LossSums};
 use crate::pieces::{Piece, Pieces};
-use crate::quantized::{LossDetail, QuantizeOutput, QuantizedParts, Spec, Streamed, code_bytes};
+use crate::quantized::{LossDetail, QuantizeOutput, QuantizedParts, Spec, Streamed, code_bytes, code_offset};
 use crate::range::ObservedRanges;
 use crate::tensor::{ElemType, Tensor};
 use rayon::prelude::*;
@@ -29,11 +29,12 @@ const BATCH_PIECES: usize = 8;
 ///
 /// `read(offset, bytes)` fills `bytes` with those of the source from byte `offset` on, on any thread, in any order and several
 /// at a time; the source is the tensor dense and row-major, in this machine's byte order. Where range units reach over
-/// several pieces, the source is read twice. `write(offset, bytes)` gets all codes, as [`code_bytes`] counts them, in
-/// order, on any thread.
+/// several pieces, the source is read twice. `write(offset, bytes)` gets all codes, as [`code_bytes`] counts them, in the same
+/// way. `digest(offset, bytes)` gets them once more, in order and one after the other: what is computed over all of
+/// them need not wait for what writes them, nor the other way round.
 ///
 /// # Errors
-/// Those of [`quantize`](super::quantize()), and the first of `read` or `write`.
+/// Those of [`quantize`](super::quantize()), and the first of `read` or `write`, which are called for some more pieces then.
 ///
 /// ```
 /// use wgpu_quant::{ElemType, Scheme, Spec, cpu};
@@ -45,8 +46,9 @@ const BATCH_PIECES: usize = 8;
 ///     Ok(())
 /// };
 /// let mut codes = vec![];
-/// let write = |offset, bytes: &[u8]| Ok(assert_eq!(offset, codes.len() as u64)).map(|()| codes.extend_from_slice(bytes));
-/// let out = cpu::quantize_stream(ElemType::F32, &[1 << 20], &Spec::new(Scheme::INT8_ABSMAX), read, write)?;
+/// let spec = Spec::new(Scheme::INT8_ABSMAX);
+/// let append = |_, bytes: &[u8]| codes.extend_from_slice(bytes);
+/// let out = cpu::quantize_stream(ElemType::F32, &[1 << 20], &spec, read, |_, _| Ok(()), append)?;
 /// assert_eq!((out.scales, codes), (vec![3.0 / 127.0], [0, 42, 85, 127].repeat(1 << 18)));
 /// # Ok::<(), wgpu_quant::Error>(())
 /// ```
@@ -55,9 +57,10 @@ pub fn quantize_stream(
     shape: &[usize],
     spec: &Spec,
     read: impl Fn(u64, &mut [u8]) -> Result<()> + Sync,
-    write: impl FnMut(u64, &[u8]) -> Result<()> + Send,
+    write: impl Fn(u64, &[u8]) -> Result<()> + Sync,
+    digest: impl FnMut(u64, &[u8]) + Send,
 ) -> Result<Streamed> {
-    Source::new(elem_type, shape, spec, Reader(read), PIECE_ELEMS)?.quantize(write)
+    Source::new(elem_type, shape, spec, Reader(read), PIECE_ELEMS)?.quantize(write, digest)
 }
 
 /// Quantizes a tensor and hands its codes to `write`, so that they are never in memory all at once.
@@ -79,13 +82,15 @@ pub fn quantize_stream(
 pub fn quantize_to(
     x: Tensor<'_>,
     spec: &Spec,
-    mut write: impl FnMut(u64, &[u8]) -> Result<()> + Send,
+    write: impl Fn(u64, &[u8]) -> Result<()> + Sync,
+    mut digest: impl FnMut(u64, &[u8]) + Send,
 ) -> Result<Streamed> {
     if x.is_dense() {
-        return Source::new(x.elem_type(), x.shape(), spec, x.bytes(), PIECE_ELEMS)?.quantize(write);
+        return Source::new(x.elem_type(), x.shape(), spec, x.bytes(), PIECE_ELEMS)?.quantize(write, digest);
     }
     let QuantizeOutput { tensor, counts, loss } = quantize(x, spec)?;
     write(0, tensor.codes())?;
+    digest(0, tensor.codes());
     let (_, scales, zero_points) = tensor.into_parts();
     Ok(Streamed { scales, zero_points, counts, loss: loss.map(|loss| loss.sums) })
 }
@@ -124,6 +129,7 @@ impl<R: Fn(u64, &mut [u8]) -> Result<()> + Sync> Bytes for Reader<R> {
 /// A tensor that is taken in pieces.
 struct Source<B> {
     elem_type: ElemType,
+    shape: Vec<usize>,
     spec: Spec,
     units: RangeUnits,
     pieces: Pieces,
@@ -135,7 +141,7 @@ impl<B: Bytes> Source<B> {
         let units = spec.units(shape)?;
         let loss = if spec.loss == LossDetail::None { LossDetail::None } else { LossDetail::Summary };
         let pieces = Pieces::new(shape, spec.granularity, units, spec.scheme.code().bits(), piece_elems);
-        Ok(Self { elem_type, spec: spec.loss(loss), units, pieces, bytes })
+        Ok(Self { elem_type, shape: shape.to_vec(), spec: spec.loss(loss), units, pieces, bytes })
     }
 
     /// Does something with a piece, of which it is told the first range unit.
@@ -164,14 +170,21 @@ impl<B: Bytes> Source<B> {
         Ok(ObservedRanges::from_keys(keys, 1))
     }
 
-    fn quantize(&self, mut write: impl FnMut(u64, &[u8]) -> Result<()> + Send) -> Result<Streamed> {
+    fn quantize(
+        &self,
+        write: impl Fn(u64, &[u8]) -> Result<()> + Sync,
+        mut digest: impl FnMut(u64, &[u8]) + Send,
+    ) -> Result<Streamed> {
         let common = Common::find(self)?;
         let spent = Mutex::new(vec![]);
         let spent = || spent.lock().unwrap_or_else(PoisonError::into_inner);
         let make = |i: usize| {
-            self.with(&self.pieces.get(i), |x, spec, first_unit| {
+            let piece = self.pieces.get(i);
+            self.with(&piece, |x, spec, first_unit| {
                 let mut out = spent().pop().unwrap_or_else(QuantizeOutput::empty);
                 common.quantize(x, spec, first_unit, &mut out)?;
+                // Here, where the codes are still in this core's cache.
+                write(code_offset(&self.shape, spec.scheme.code(), piece.elems.start) as u64, out.tensor.codes())?;
                 Ok((first_unit, out))
             })
         };
@@ -180,7 +193,7 @@ impl<B: Bytes> Source<B> {
         let mut grids = Grids::new(if common.reach_over_pieces { self.units.units } else { 0 });
         in_turn(batches(self.pieces.count()), make, |(first_unit, out): (usize, QuantizeOutput)| {
             let QuantizeOutput { tensor, counts, loss } = &out;
-            write(offset, tensor.codes())?;
+            digest(offset, tensor.codes());
             offset += tensor.codes().len() as u64;
             all.counts.merge(*counts);
             if let Some(loss) = loss {
@@ -286,8 +299,8 @@ impl Grids {
 
 /// De-quantizes a tensor and hands its values over piece by piece, so that they are never in memory all at once.
 ///
-/// The values are those of [`dequantize`](super::dequantize()). `write(first, values)` gets all of them in order, one piece after the other,
-/// on any thread, while the next piece is computed.
+/// The values are those of [`dequantize`](super::dequantize()). `write(first, values)` gets all of them, on any thread, in any order and
+/// several pieces at a time.
 ///
 /// # Errors
 /// Those of [`Quantized::from_parts`](crate::Quantized::from_parts), and the first of `write`.
@@ -297,31 +310,24 @@ impl Grids {
 /// let (scheme, granularity) = (Scheme::INT8_ABSMAX, Granularity::Channel(0));
 /// let (shape, codes, scales, zero_points) = (&[2, 2], &[1, 2, 3, 0xff], &[0.5, 2.0], &[]);
 /// let q = QuantizedParts { scheme, granularity, shape, codes, scales, zero_points };
-/// let mut values = vec![];
-/// cpu::dequantize_stream(&q, |first, piece| {
-///     assert_eq!(first, values.len() as u64);
-///     Ok(values.extend_from_slice(piece))
-/// })?;
-/// assert_eq!(values, [0.5, 1.0, 6.0, -2.0]);
+/// cpu::dequantize_stream(&q, |first, values| Ok(assert_eq!((first, values), (0, &[0.5, 1.0, 6.0, -2.0][..]))))?;
 /// # Ok::<(), wgpu_quant::Error>(())
 /// ```
-pub fn dequantize_stream(q: &QuantizedParts<'_>, write: impl FnMut(u64, &[f32]) -> Result<()> + Send) -> Result<()> {
+pub fn dequantize_stream(q: &QuantizedParts<'_>, write: impl Fn(u64, &[f32]) -> Result<()> + Sync) -> Result<()> {
     dequantize_pieces(q, PIECE_ELEMS, write)
 }
 
 fn dequantize_pieces(
     q: &QuantizedParts<'_>,
     piece_elems: usize,
-    mut write: impl FnMut(u64, &[f32]) -> Result<()> + Send,
+    write: impl Fn(u64, &[f32]) -> Result<()> + Sync,
 ) -> Result<()> {
     let pieces = Pieces::new(q.shape, q.granularity, q.checked_units()?, q.scheme.code().bits(), piece_elems);
-    let spent = Mutex::new(vec![]);
-    let spent = || spent.lock().unwrap_or_else(PoisonError::into_inner);
-    let make = |i: usize| {
+    let each = |values: &mut Vec<f32>, i: usize| {
         let Piece { elems, first_unit } = pieces.get(i);
         let (shape, granularity) = pieces.tensor(elems.len());
         let units = first_unit..first_unit + RangeUnits::new(&shape, granularity)?.units;
-        let codes = q.code_offset(elems.start);
+        let codes = code_offset(q.shape, q.scheme.code(), elems.start);
         let own = QuantizedParts {
             granularity,
             shape: &shape,
@@ -330,15 +336,10 @@ fn dequantize_pieces(
             zero_points: q.zero_points.get(units).unwrap_or_default(),
             ..*q
         };
-        let mut values = spent().pop().unwrap_or_default();
-        dequantize_into(&own.to_quantized()?, &mut values)?;
-        Ok((elems.start as u64, values))
+        dequantize_into(&own.to_quantized()?, values)?;
+        write(elems.start as u64, values)
     };
-    in_turn(batches(pieces.count()), make, |(first, values): (u64, Vec<f32>)| {
-        write(first, &values)?;
-        spent().push(values);
-        Ok(())
-    })
+    (0..pieces.count()).into_par_iter().try_for_each_init(Vec::new, each)
 }
 
 /// The numbers below `count`, some at a time.
@@ -374,6 +375,7 @@ mod tests {
     use crate::layout::Granularity::{self, Channel, Group};
     use crate::scheme::Scheme;
     use crate::test_data::data;
+    use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
     const SHAPES: [&[usize]; 8] =
         [&[], &[0, 3], &[5000], &[33, 31], &[3, 700], &[2, 50, 9], &[4, 3, 2, 7], &[2, 3, 333]];
@@ -391,10 +393,11 @@ mod tests {
         x: Tensor<'_>,
         spec: &Spec,
         piece_elems: usize,
-        write: impl FnMut(u64, &[u8]) -> Result<()> + Send,
+        write: impl Fn(u64, &[u8]) -> Result<()> + Sync,
+        digest: impl FnMut(u64, &[u8]) + Send,
     ) -> Result<Streamed> {
         let read = |offset, bytes: &mut [u8]| Ok(bytes.copy_from_slice(&x.bytes()[offset as usize..][..bytes.len()]));
-        Source::new(x.elem_type(), x.shape(), spec, Reader(read), piece_elems)?.quantize(write)
+        Source::new(x.elem_type(), x.shape(), spec, Reader(read), piece_elems)?.quantize(write, digest)
     }
 
     /// Of a tensor of every kind, quantized in pieces of each of these lengths: all that is to be as of the whole.
@@ -405,30 +408,33 @@ mod tests {
             let whole = quantize(x, &spec).unwrap();
             for piece_elems in [8, 24, 64, 1000, PIECE_ELEMS] {
                 let case = format!("{scheme} {granularity} {shape:?} in pieces of {piece_elems}");
-                let mut codes = vec![];
+                let (mut codes, written) = (vec![], Mutex::new(vec![0; whole.tensor.codes().len()]));
                 let append = |offset, bytes: &[u8]| {
                     assert_eq!(offset, codes.len() as u64, "{case}");
                     codes.extend_from_slice(bytes);
+                };
+                let write = |offset: u64, bytes: &[u8]| {
+                    written.lock().unwrap()[offset as usize..][..bytes.len()].copy_from_slice(bytes);
                     Ok(())
                 };
-                let out = quantize_pieces(x, &spec, piece_elems, append).unwrap();
+                let out = quantize_pieces(x, &spec, piece_elems, write, append).unwrap();
                 assert_eq!(codes, whole.tensor.codes(), "{case}");
+                assert_eq!(codes, *written.lock().unwrap(), "{case}");
                 let bits = |scales: &[f32]| scales.iter().map(|s| s.to_bits()).collect::<Vec<_>>();
                 assert_eq!(bits(&out.scales), bits(whole.tensor.scales()), "{case}");
                 assert_eq!(out.zero_points, whole.tensor.zero_points(), "{case}");
                 assert_eq!(out.counts, whole.counts, "{case}");
                 assert_eq!(out.loss, whole.loss.as_ref().map(|loss| loss.sums), "{case}");
 
-                let mut back = vec![];
-                let append = |first, values: &[f32]| {
-                    assert_eq!(first, back.len() as u64, "{case}");
-                    back.extend_from_slice(values);
+                let back = Mutex::new(vec![f32::NAN; x.elems()]);
+                let write = |first: u64, values: &[f32]| {
+                    back.lock().unwrap()[first as usize..][..values.len()].copy_from_slice(values);
                     Ok(())
                 };
                 let (scales, zero_points) = (&out.scales[..], &out.zero_points[..]);
                 let q = QuantizedParts { scheme, granularity, shape, codes: &codes, scales, zero_points };
-                dequantize_pieces(&q, piece_elems, append).unwrap();
-                assert_eq!(bits(&back), bits(&dequantize(&whole.tensor).unwrap()), "{case}");
+                dequantize_pieces(&q, piece_elems, write).unwrap();
+                assert_eq!(bits(&back.lock().unwrap()), bits(&dequantize(&whole.tensor).unwrap()), "{case}");
             }
         }
     }
@@ -465,7 +471,7 @@ mod tests {
         let doubles: Vec<f64> = (0..3000).map(|i| f64::from(i) / 7.0).collect();
         for x in [Tensor::f16(&halves, &[30, 100]).unwrap(), Tensor::f64(&doubles, &[30, 100]).unwrap()] {
             let mut codes = vec![];
-            let out = quantize_pieces(x, &spec, 300, |_, bytes| Ok(codes.extend_from_slice(bytes))).unwrap();
+            let out = quantize_pieces(x, &spec, 300, |_, _| Ok(()), |_, bytes| codes.extend_from_slice(bytes)).unwrap();
             let whole = quantize(x, &spec).unwrap();
             assert_eq!((&*codes, &*out.scales), (whole.tensor.codes(), whole.tensor.scales()));
         }
@@ -477,21 +483,17 @@ mod tests {
         let x = vec![1.0; 5000];
         let x = Tensor::new(&x, &[5000]).unwrap();
         let spec = Spec::new(Scheme::INT8_ABSMAX);
-        let mut written = vec![];
-        let write = |offset, _: &[u8]| {
-            written.push(offset);
-            if offset < 200 { Ok(()) } else { Err(full()) }
-        };
-        let error = quantize_pieces(x, &spec, 100, write).unwrap_err();
+        let end = AtomicU64::new(0);
+        let digest = |offset, bytes: &[u8]| end.store(offset + bytes.len() as u64, Relaxed);
+        let write = |offset, _: &[u8]| if offset < 960 { Ok(()) } else { Err(full()) };
+        let error = quantize_pieces(x, &spec, 100, write, digest).unwrap_err();
         assert!(error.to_string().contains("the disk"), "{error}");
-        assert_eq!(written, [0, 96, 192, 288]);
+        assert!(end.load(Relaxed) <= 960);
 
         let read = |offset, _: &mut [u8]| if offset < 9600 { Ok(()) } else { Err(full()) };
-        let written = std::sync::atomic::AtomicU64::new(0);
-        let write = |offset, _: &[u8]| Ok(written.store(offset, std::sync::atomic::Ordering::Relaxed));
-        let spec = Spec::new(Scheme::BF16);
-        let error = Source::new(ElemType::F32, &[5000], &spec, Reader(read), 100).unwrap().quantize(write).unwrap_err();
+        let source = Source::new(ElemType::F32, &[5000], &Spec::new(Scheme::BF16), Reader(read), 100).unwrap();
+        let error = source.quantize(|_, _| Ok(()), digest).unwrap_err();
         assert!(error.to_string().contains("the disk"), "{error}");
-        assert!(written.into_inner() < 4800);
+        assert!(end.load(Relaxed) <= 4800);
     }
 }

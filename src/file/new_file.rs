@@ -28,7 +28,7 @@ struct Written {
 }
 
 /// After so many bytes the disk begins with them, while others are computed, so that little is left for the end.
-const SYNC_BYTES: u64 = 16 << 20;
+const SYNC_BYTES: u64 = 8 << 20;
 
 /// A thread that waits for the disk.
 #[derive(Debug)]
