@@ -33,6 +33,8 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 pub struct Backend {
     info: DeviceInfo,
     reason: String,
+    /// What the CPU path streams through.
+    ring: cpu::Ring,
     #[cfg(feature = "gpu")]
     adapter: Option<Adapter>,
 }
@@ -137,6 +139,7 @@ impl Backend {
         Self {
             info: DeviceInfo::cpu(),
             reason: reason.into(),
+            ring: cpu::Ring::default(),
             #[cfg(feature = "gpu")]
             adapter: None,
         }
@@ -159,7 +162,12 @@ impl Backend {
 
     #[cfg(feature = "gpu")]
     fn gpu(gpu: Gpu, select: Option<Select>, reason: &str) -> Self {
-        Self { info: gpu.info().clone(), reason: reason.to_owned(), adapter: Some(Adapter::new(gpu, select)) }
+        Self {
+            info: gpu.info().clone(),
+            reason: reason.to_owned(),
+            ring: cpu::Ring::default(),
+            adapter: Some(Adapter::new(gpu, select)),
+        }
     }
 
     /// What `auto` would be had it chosen this: for tests, where there is software only.
@@ -308,7 +316,7 @@ impl Backend {
         {
             return done;
         }
-        Self::by_cpu(cpu::quantize_stream(elem_type, shape, spec, read, write, digest)?)
+        Self::by_cpu(self.ring.quantize((elem_type, shape, spec), read, write, digest)?)
     }
 
     /// [`cpu::fake_quantize`] or its equal on the adapter.

@@ -34,4 +34,5 @@ pub use scale::{scale, zero_point};
 #[doc(hidden)]
 pub use simd::limit_simd_level;
 pub use simd::{SimdLevel, simd_level};
-pub use stream::{dequantize_stream, quantize_stream, quantize_to};
+pub(crate) use stream::Ring;
+pub use stream::{dequantize_stream, quantize_stream};

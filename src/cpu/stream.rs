@@ -1,7 +1,7 @@
 //! Tensors piece by piece, read from and handed over to somewhere else, such as a file.
 
 use super::loss::loss_of_part;
-use super::{dequantize_into, observe, quantize, quantize_into, quantize_with_scales_into, scale, scales};
+use super::{dequantize_into, observe, quantize_into, quantize_with_scales_into, scale, scales};
 use crate::error::Result;
 use crate::exact::loss::grid_exp;
 use crate::layout::RangeUnits;
@@ -11,10 +11,9 @@ use crate::quantized::{LossDetail, QuantizeOutput, QuantizedParts, Spec, Streame
 use crate::range::ObservedRanges;
 use crate::tensor::{ElemType, Tensor};
 use rayon::prelude::*;
-use std::cell::Cell;
 use std::ops::Range;
 use std::slice;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Elements per piece: values and codes together fit in a core's second cache.
 const PIECE_ELEMS: usize = 1 << 17;
@@ -60,97 +59,72 @@ pub fn quantize_stream(
     write: impl Fn(u64, &[u8]) -> Result<()> + Sync,
     digest: impl FnMut(u64, &[u8]) + Send,
 ) -> Result<Streamed> {
-    Source::new(elem_type, shape, spec, Reader(read), PIECE_ELEMS)?.quantize(write, digest)
+    Ring::default().quantize((elem_type, shape, spec), read, write, digest)
 }
 
-/// Quantizes a tensor and hands its codes to `write`, so that they are never in memory all at once.
-///
-/// All is as with [`quantize_stream`], but that the tensor is there: in a mapped file, or in memory. Rows that lie apart
-/// are taken as one piece.
-///
-/// # Errors
-/// Those of [`quantize`](super::quantize()), and the first of `write`.
-///
-/// ```
-/// use wgpu_quant::{Scheme, Spec, Tensor, cpu};
-/// let mut codes = vec![];
-/// let write = |_, bytes: &[u8]| Ok(codes.extend_from_slice(bytes));
-/// let out = cpu::quantize_to(Tensor::new(&[0.5, -1.0], &[2])?, &Spec::new(Scheme::INT8_ABSMAX), write)?;
-/// assert_eq!((out.scales, codes), (vec![1.0 / 127.0], vec![64, 0x81]));
-/// # Ok::<(), wgpu_quant::Error>(())
-/// ```
-pub fn quantize_to(
-    x: Tensor<'_>,
-    spec: &Spec,
-    write: impl Fn(u64, &[u8]) -> Result<()> + Sync,
-    mut digest: impl FnMut(u64, &[u8]) + Send,
-) -> Result<Streamed> {
-    if x.is_dense() {
-        return Source::new(x.elem_type(), x.shape(), spec, x.bytes(), PIECE_ELEMS)?.quantize(write, digest);
-    }
-    let QuantizeOutput { tensor, counts, loss } = quantize(x, spec)?;
-    write(0, tensor.codes())?;
-    digest(0, tensor.codes());
-    let (_, scales, zero_points) = tensor.into_parts();
-    Ok(Streamed { scales, zero_points, counts, loss: loss.map(|loss| loss.sums) })
+/// The memory of pieces, which one tensor after the other can use.
+#[derive(Debug, Default)]
+pub(crate) struct Ring {
+    /// Of words, so that values of every type are aligned.
+    sources: Mutex<Vec<Vec<u64>>>,
+    outputs: Mutex<Vec<QuantizeOutput>>,
 }
 
-/// Where a tensor's bytes are.
-trait Bytes: Sync {
-    /// Does something with some of them.
-    fn with<T>(&self, range: Range<usize>, then: impl FnOnce(&[u8]) -> Result<T>) -> Result<T>;
-}
-
-impl Bytes for &[u8] {
-    fn with<T>(&self, range: Range<usize>, then: impl FnOnce(&[u8]) -> Result<T>) -> Result<T> {
-        then(&self[range])
+impl Ring {
+    /// [`quantize_stream`]
+    pub(crate) fn quantize(
+        &self,
+        (elem_type, shape, spec): (ElemType, &[usize], &Spec),
+        read: impl Fn(u64, &mut [u8]) -> Result<()> + Sync,
+        write: impl Fn(u64, &[u8]) -> Result<()> + Sync,
+        digest: impl FnMut(u64, &[u8]) + Send,
+    ) -> Result<Streamed> {
+        Source::new(self, (elem_type, shape, spec), read, PIECE_ELEMS)?.quantize(write, digest)
     }
 }
 
-/// Somewhere that they are read from.
-struct Reader<R>(R);
-
-impl<R: Fn(u64, &mut [u8]) -> Result<()> + Sync> Bytes for Reader<R> {
-    fn with<T>(&self, range: Range<usize>, then: impl FnOnce(&[u8]) -> Result<T>) -> Result<T> {
-        thread_local! {
-            /// Of words, so that values of every type are aligned.
-            static ROOM: Cell<Vec<u64>> = const { Cell::new(vec![]) };
-        }
-        // Taken, because a thread that waits in the midst of this may begin with another piece.
-        let mut room = ROOM.take();
-        room.resize(room.len().max(range.len().div_ceil(8)), 0);
-        let bytes = &mut bytemuck::cast_slice_mut(&mut room)[..range.len()];
-        let done = (self.0)(range.start as u64, bytes).and_then(|()| then(bytes));
-        ROOM.set(room);
-        done
-    }
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Vectors are whole whatever their last user did.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A tensor that is taken in pieces.
-struct Source<B> {
+struct Source<'a, R> {
+    ring: &'a Ring,
     elem_type: ElemType,
     shape: Vec<usize>,
     spec: Spec,
     units: RangeUnits,
     pieces: Pieces,
-    bytes: B,
+    read: R,
 }
 
-impl<B: Bytes> Source<B> {
-    fn new(elem_type: ElemType, shape: &[usize], spec: &Spec, bytes: B, piece_elems: usize) -> Result<Self> {
+impl<'a, R: Fn(u64, &mut [u8]) -> Result<()> + Sync> Source<'a, R> {
+    fn new(
+        ring: &'a Ring,
+        (elem_type, shape, spec): (ElemType, &[usize], &Spec),
+        read: R,
+        piece_elems: usize,
+    ) -> Result<Self> {
         let units = spec.units(shape)?;
         let loss = if spec.loss == LossDetail::None { LossDetail::None } else { LossDetail::Summary };
         let pieces = Pieces::new(shape, spec.granularity, units, spec.scheme.code().bits(), piece_elems);
-        Ok(Self { elem_type, shape: shape.to_vec(), spec: spec.loss(loss), units, pieces, bytes })
+        Ok(Self { ring, elem_type, shape: shape.to_vec(), spec: spec.loss(loss), units, pieces, read })
     }
 
     /// Does something with a piece, of which it is told the first range unit.
     fn with<T>(&self, piece: &Piece, then: impl FnOnce(Tensor<'_>, &Spec, usize) -> Result<T>) -> Result<T> {
         let (shape, granularity) = self.pieces.tensor(piece.elems.len());
         let width = self.elem_type.bytes();
-        self.bytes.with(piece.elems.start * width..piece.elems.end * width, |bytes| {
-            then(Tensor::from_bytes(self.elem_type, bytes, &shape)?, &self.spec.per(granularity), piece.first_unit)
-        })
+        let len = piece.elems.len() * width;
+        let mut source = lock(&self.ring.sources).pop().unwrap_or_default();
+        source.resize(source.len().max(len.div_ceil(8)), 0);
+        let bytes = &mut bytemuck::cast_slice_mut(&mut source)[..len];
+        (self.read)((piece.elems.start * width) as u64, bytes)?;
+        let x = Tensor::from_bytes(self.elem_type, bytes, &shape)?;
+        let done = then(x, &self.spec.per(granularity), piece.first_unit);
+        lock(&self.ring.sources).push(source);
+        done
     }
 
     /// The ranges of all units.
@@ -176,12 +150,10 @@ impl<B: Bytes> Source<B> {
         mut digest: impl FnMut(u64, &[u8]) + Send,
     ) -> Result<Streamed> {
         let common = Common::find(self)?;
-        let spent = Mutex::new(vec![]);
-        let spent = || spent.lock().unwrap_or_else(PoisonError::into_inner);
         let make = |i: usize| {
             let piece = self.pieces.get(i);
             self.with(&piece, |x, spec, first_unit| {
-                let mut out = spent().pop().unwrap_or_else(QuantizeOutput::empty);
+                let mut out = lock(&self.ring.outputs).pop().unwrap_or_else(QuantizeOutput::empty);
                 common.quantize(x, spec, first_unit, &mut out)?;
                 // Here, where the codes are still in this core's cache.
                 write(code_offset(&self.shape, spec.scheme.code(), piece.elems.start) as u64, out.tensor.codes())?;
@@ -204,7 +176,7 @@ impl<B: Bytes> Source<B> {
                 all.scales.extend_from_slice(tensor.scales());
                 all.zero_points.extend_from_slice(tensor.zero_points());
             }
-            spent().push(out);
+            lock(&self.ring.outputs).push(out);
             Ok(())
         })?;
         if !grids.are_alike {
@@ -242,7 +214,7 @@ struct Common {
 }
 
 impl Common {
-    fn find<B: Bytes>(source: &Source<B>) -> Result<Self> {
+    fn find<R: Fn(u64, &mut [u8]) -> Result<()> + Sync>(source: &Source<'_, R>) -> Result<Self> {
         let Source { spec, pieces, .. } = source;
         let (mut found, reach_over_pieces) = (None, pieces.share_units());
         let mut nominal = None;
@@ -370,7 +342,7 @@ fn in_turn<T: Send>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cpu::dequantize;
+    use crate::cpu::{dequantize, quantize};
     use crate::error::Error;
     use crate::layout::Granularity::{self, Channel, Group};
     use crate::scheme::Scheme;
@@ -397,7 +369,7 @@ mod tests {
         digest: impl FnMut(u64, &[u8]) + Send,
     ) -> Result<Streamed> {
         let read = |offset, bytes: &mut [u8]| Ok(bytes.copy_from_slice(&x.bytes()[offset as usize..][..bytes.len()]));
-        Source::new(x.elem_type(), x.shape(), spec, Reader(read), piece_elems)?.quantize(write, digest)
+        Source::new(&Ring::default(), (x.elem_type(), x.shape(), spec), read, piece_elems)?.quantize(write, digest)
     }
 
     /// Of a tensor of every kind, quantized in pieces of each of these lengths: all that is to be as of the whole.
@@ -491,7 +463,8 @@ mod tests {
         assert!(end.load(Relaxed) <= 960);
 
         let read = |offset, _: &mut [u8]| if offset < 9600 { Ok(()) } else { Err(full()) };
-        let source = Source::new(ElemType::F32, &[5000], &Spec::new(Scheme::BF16), Reader(read), 100).unwrap();
+        let (ring, spec) = (Ring::default(), Spec::new(Scheme::BF16));
+        let source = Source::new(&ring, (ElemType::F32, &[5000], &spec), read, 100).unwrap();
         let error = source.quantize(|_, _| Ok(()), digest).unwrap_err();
         assert!(error.to_string().contains("the disk"), "{error}");
         assert!(end.load(Relaxed) <= 4800);

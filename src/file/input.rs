@@ -1,7 +1,7 @@
 //! An input file: its tensors by name, whatever the format.
 
 use super::map::{Mapped, map};
-use super::{Dtype, invalid, io_error, npy, safetensors};
+use super::{Dtype, at, invalid, io_error, npy, safetensors};
 use crate::error::Result;
 use crate::tensor::ElemType;
 use std::borrow::Cow;
@@ -142,6 +142,9 @@ impl Input {
 
     /// Reads the bytes of a tensor that begin with its byte `at`, from any thread.
     ///
+    /// What is looked at once is had for less by reading it into memory that is used again: its pages need no place in
+    /// this process, and do not count as its memory.
+    ///
     /// # Errors
     /// [`Error::Io`](crate::Error::Io) when the system cannot, or the file is shorter than it was; and
     /// [`Error::File`](crate::Error::File) when the tensor does not reach so far, or there is none.
@@ -150,7 +153,7 @@ impl Input {
         let start = usize::try_from(at).ok().and_then(|at| place.start.checked_add(at));
         match start {
             Some(start) if start <= place.end && bytes.len() <= place.end - start => {
-                self.map.read_at(start, bytes).map_err(|e| io_error(&self.path, e))
+                at::read(&self.map.file, start as u64, bytes).map_err(|e| io_error(&self.path, e))
             }
             _ => Err(invalid(&self.path, format!("tensor {name:?} has no {} bytes from byte {at} on", bytes.len()))),
         }

@@ -4,28 +4,14 @@ use super::{invalid, io_error};
 use crate::error::Result;
 use memmap2::Mmap;
 use std::fs::File;
-use std::io;
 use std::ops::Deref;
 use std::path::Path;
 
 /// A file's bytes, to be looked at in place or read.
 #[derive(Debug)]
 pub(super) struct Mapped {
-    #[cfg(unix)]
-    file: File,
+    pub(super) file: File,
     map: Mmap,
-}
-
-impl Mapped {
-    /// Reads the bytes from an offset on, from any thread. What is looked at once is had for less time by reading into
-    /// memory that is used again, where its pages need no place, and none of it counts as this process's.
-    pub(super) fn read_at(&self, offset: usize, bytes: &mut [u8]) -> io::Result<()> {
-        #[cfg(unix)]
-        std::os::unix::fs::FileExt::read_exact_at(&self.file, bytes, offset as u64)?;
-        #[cfg(not(unix))]
-        bytes.copy_from_slice(&self.map[offset..offset + bytes.len()]);
-        Ok(())
-    }
 }
 
 impl Deref for Mapped {
@@ -54,9 +40,5 @@ pub(super) fn map(path: &Path) -> Result<Mapped> {
     #[allow(unsafe_code, reason = "mapping a file is unsafe in every API; the comment above says what is relied on")]
     let map = unsafe { Mmap::map(&file) };
     let map = map.map_err(|e| io_error(path, e))?;
-    Ok(Mapped {
-        #[cfg(unix)]
-        file,
-        map,
-    })
+    Ok(Mapped { file, map })
 }

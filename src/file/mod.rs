@@ -4,6 +4,7 @@
 //! differently (a key that occurs twice, a NUL in a name) is refused, and an error names the file, what was
 //! found and what is allowed. Outputs are whole or absent, and the same bytes on every machine.
 
+mod at;
 mod digest;
 mod input;
 mod json;

@@ -1,9 +1,9 @@
 //! A file that is whole or absent: written beside its place under another name, then renamed.
 
-use super::{invalid, io_error};
+use super::{at, invalid, io_error};
 use crate::error::{Error, Result};
 use std::fs::File;
-use std::io::{self, Seek, SeekFrom, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -139,11 +139,9 @@ impl NewFile {
     /// # Errors
     /// [`Error::Io`], when the system cannot.
     pub fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<()> {
-        // One after the other: there is one place to write at, and systems let one write at a time anyway.
+        let file = self.temp.as_file();
+        at::write(file, offset, bytes).map_err(|e| io_error(&self.path, e))?;
         let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut file = self.temp.as_file();
-        let done = file.seek(SeekFrom::Start(offset)).and_then(|_| file.write_all(bytes));
-        done.map_err(|e| io_error(&self.path, e))?;
         written.bytes += bytes.len() as u64;
         if written.bytes >= SYNC_BYTES {
             if written.sync.is_none() {
