@@ -15,10 +15,10 @@ use std::ops::Range;
 use std::slice;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Elements per piece: values and codes together fit in a core's second cache.
-const PIECE_ELEMS: usize = 1 << 17;
+/// Elements per piece: values and codes about fit in a core's second cache.
+const PIECE_ELEMS: usize = 1 << 18;
 /// Pieces that are computed at once, while those before are handed over.
-const BATCH_PIECES: usize = 8;
+const BATCH_PIECES: usize = 4;
 
 /// Quantizes what `read` gives and hands the codes to `write`, in bounded memory.
 ///

@@ -10,6 +10,7 @@ mod safety;
 mod schemes;
 #[cfg(feature = "gpu")]
 mod selftest;
+mod streams;
 mod verify;
 
 use safetensors::SafeTensors;
