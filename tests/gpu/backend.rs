@@ -2,13 +2,18 @@
 
 use crate::corpus::data;
 use crate::{Test, another, assert_same, bits};
+use std::sync::Mutex;
 use wgpu_quant::gpu::Fault;
-use wgpu_quant::{Backend, Gpu, Granularity, LossDetail, Result, Scheme, Spec, Tensor, cpu};
+use wgpu_quant::{
+    Backend, Computed, DeviceInfo, Gpu, Granularity, LossDetail, Quantized, QuantizedParts, Result, Scheme, Spec,
+    Streamed, Tensor, code_bytes, cpu,
+};
 
 pub(crate) const TESTS: &[Test] = &[
     ("a_named_adapter_that_is_lost_is_opened_again", named),
     ("an_adapter_that_auto_chose_gives_way_to_the_cpu_path", auto),
     ("threads_that_lose_an_adapter_open_it_once", threads),
+    ("a_large_tensor_of_a_file_is_streamed", large),
     ("what_is_too_large_for_an_adapter_that_auto_chose_is_left_to_the_cpu_path", outgrown),
 ];
 
@@ -50,9 +55,68 @@ fn calls(backend: &Backend, before: impl Fn()) -> Result<Vec<wgpu_quant::DeviceI
     devices.push(ours.device);
     before();
     let ours = backend.loss(x, q, true)?;
-    assert_eq!(Some(ours.value), reference.loss);
+    assert_eq!(Some(ours.value), reference.loss.clone());
     devices.push(ours.device);
+    before();
+    let (codes, ours) = streamed(backend, x, &spec())?;
+    assert_eq!((&*codes, bits(&ours.scales), &*ours.zero_points), (q.codes(), bits(scales), zero_points));
+    assert_eq!((ours.counts, ours.loss), (reference.counts, reference.loss.map(|loss| loss.sums)));
+    devices.push(ours.device);
+    before();
+    devices.push(streamed_back(backend, q)?);
     Ok(devices)
+}
+
+/// Codes as written, which must be those that were digested.
+fn streamed(backend: &Backend, x: Tensor<'_>, spec: &Spec) -> Result<(Vec<u8>, Computed<Streamed>)> {
+    let bytes = code_bytes(x.shape(), spec.scheme.code()).unwrap();
+    let (written, mut digested) = (Mutex::new(vec![0; bytes]), vec![]);
+    let read = |offset, bytes: &mut [u8]| Ok(bytes.copy_from_slice(&x.bytes()[offset as usize..][..bytes.len()]));
+    let write = |offset: u64, bytes: &[u8]| {
+        written.lock().unwrap()[offset as usize..][..bytes.len()].copy_from_slice(bytes);
+        Ok(())
+    };
+    let digest = |offset, bytes: &[u8]| {
+        digested.truncate(offset as usize);
+        digested.extend_from_slice(bytes);
+    };
+    let out = backend.quantize_stream(x.elem_type(), x.shape(), spec, read, write, digest)?;
+    let written = written.into_inner().unwrap();
+    assert!(written == digested);
+    Ok((written, out))
+}
+
+fn streamed_back(backend: &Backend, q: &Quantized) -> Result<DeviceInfo> {
+    let parts = QuantizedParts {
+        scheme: q.scheme(),
+        granularity: q.granularity(),
+        shape: q.shape(),
+        codes: q.codes(),
+        scales: q.scales(),
+        zero_points: q.zero_points(),
+    };
+    let values = Mutex::new(vec![f32::NAN; q.elems()]);
+    let write = |first: u64, piece: &[f32]| {
+        values.lock().unwrap()[first as usize..][..piece.len()].copy_from_slice(piece);
+        Ok(())
+    };
+    let done = backend.dequantize_stream(&parts, write)?;
+    assert!(bits(&values.into_inner().unwrap()) == bits(&cpu::dequantize(q).unwrap()));
+    Ok(done.device)
+}
+
+/// Large enough that an adapter takes it in pieces.
+fn large(gpu: &Gpu) {
+    let backend = Backend::auto_over(another(gpu));
+    let x: Vec<f32> = (0..17u32 << 20).map(|i| (i.wrapping_mul(2_654_435_761) >> 8) as f32 - 8e6).collect();
+    let x = Tensor::new(&x, &[17 << 10, 1 << 10]).unwrap();
+    for spec in [Spec::new(Scheme::INT8_ABSMAX), Spec::new(Scheme::UINT4_AFFINE).per(Granularity::Channel(0))] {
+        let whole = cpu::quantize(x, &spec).unwrap();
+        let (codes, ours) = streamed(&backend, x, &spec).unwrap();
+        assert!(codes == whole.tensor.codes() && bits(&ours.scales) == bits(whole.tensor.scales()));
+        assert_eq!((&*ours.zero_points, ours.counts), (whole.tensor.zero_points(), whole.counts));
+        assert_eq!((&ours.device, &streamed_back(&backend, &whole.tensor).unwrap()), (gpu.info(), gpu.info()));
+    }
 }
 
 fn named(gpu: &Gpu) {
