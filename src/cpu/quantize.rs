@@ -326,13 +326,11 @@ impl<'a> Scaling<'a> {
         x: Tensor<'_>,
         spec: &Spec,
         elems: Range<usize>,
-        out: &mut [T],
-        past_caches: bool,
+        mut out: Output<'_, T>,
         visits: bool,
         mut visit: impl FnMut(&Run, &Coder, &[f32], &[T]),
     ) -> Counts {
         let (first, mut counts, mut values) = (elems.start, Counts::default(), Values::new(x));
-        let mut out = Output::new(out, past_caches);
         if self.units.inner_elems < FEW_ELEMS && !spec.scheme.is_cast() && float_env::is_ieee_default() {
             let mut spread = Spread::default();
             let ordinary = self.all_ordinary;
@@ -427,10 +425,10 @@ fn encode_task<T: Field>(
     past_caches: bool,
 ) -> MadeByTask {
     if spec.loss == LossDetail::None || spec.scheme.is_cast() {
-        return (scaling.encode(x, spec, elems, out, past_caches, false, |_, _, _, _| {}), None);
+        return (scaling.encode(x, spec, elems, Output::new(out, past_caches), false, |_, _, _, _| {}), None);
     }
     let mut slots = Slots::new(scaling.units, &elems, &loss::Part::default());
-    let counts = scaling.encode(x, spec, elems, out, past_caches, true, |run, coder, x, codes| {
+    let counts = scaling.encode(x, spec, elems, Output::new(out, past_caches), true, |run, coder, x, codes| {
         slots.of(run.unit).add_own(coder, x, codes, PREFETCH_BYTES);
     });
     (counts, Some(slots))

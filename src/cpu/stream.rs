@@ -199,7 +199,10 @@ impl<'a, R: Fn(u64, &mut [u8]) -> Result<()> + Sync> Source<'a, R> {
             })
         };
         let mut all = LossSums::default();
-        in_turn(batches(self.pieces.count()), make, |sums| Ok(all.merge(&sums)))?;
+        in_turn(batches(self.pieces.count()), make, |sums| {
+            all.merge(&sums);
+            Ok(())
+        })?;
         Ok(all)
     }
 }
@@ -368,7 +371,10 @@ mod tests {
         write: impl Fn(u64, &[u8]) -> Result<()> + Sync,
         digest: impl FnMut(u64, &[u8]) + Send,
     ) -> Result<Streamed> {
-        let read = |offset, bytes: &mut [u8]| Ok(bytes.copy_from_slice(&x.bytes()[offset as usize..][..bytes.len()]));
+        let read = |offset, bytes: &mut [u8]| {
+            bytes.copy_from_slice(&x.bytes()[offset as usize..][..bytes.len()]);
+            Ok(())
+        };
         Source::new(&Ring::default(), (x.elem_type(), x.shape(), spec), read, piece_elems)?.quantize(write, digest)
     }
 
