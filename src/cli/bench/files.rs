@@ -20,7 +20,7 @@ impl Folder {
     pub(super) fn new(x: &[f32], shape: &[usize]) -> Result<Self> {
         let folder = tempfile::tempdir().map_err(|e| io_error(&std::env::temp_dir(), e))?;
         let folder = Self(folder);
-        let mut file = NewFile::create(&folder.input(), false)?;
+        let file = NewFile::create(&folder.input(), false)?;
         let header = npy_header(Dtype::F32, shape).map_err(|message| invalid(file.path(), message))?;
         file.write_at(0, &header)?;
         file.write_at(header.len() as u64, bytemuck::cast_slice(x))?;

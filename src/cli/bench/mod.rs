@@ -116,7 +116,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<Outcome> {
     }
 
     let json = report::json(&figures)?;
-    if let Some(mut file) = report_file {
+    if let Some(file) = report_file {
         file.write_at(0, json.as_bytes())?;
         file.commit()?;
     }
