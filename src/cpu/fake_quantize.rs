@@ -105,7 +105,7 @@ fn made(x: Tensor<'_>, spec: &Spec, scaling: Scaling<'_>, values: Vec<f32>) -> F
     let counts = backwards(&mut values, task_len)
         .map(|(task, out)| {
             let first = task * task_len;
-            scaling.encode(x, spec, first..first + out.len(), Output::new(out, past_caches), false, |_, _, _, _| {})
+            scaling.encode(x, spec, first..first + out.len(), out, past_caches, None)
         })
         .reduce(Counts::default, add);
     let Scaling { scales, zero_points, .. } = scaling;

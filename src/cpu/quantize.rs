@@ -250,6 +250,9 @@ pub(super) fn add(mut counts: Counts, more: Counts) -> Counts {
     counts
 }
 
+/// What is called with each run's values and what was made of them.
+type Visit<'a, T> = Option<&'a mut dyn FnMut(&Run, &Coder, &[f32], &[T])>;
+
 /// Scales and zero points that are known before the first code.
 pub(super) struct Scaling<'a> {
     pub(super) units: RangeUnits,
@@ -326,9 +329,9 @@ impl<'a> Scaling<'a> {
         x: Tensor<'_>,
         spec: &Spec,
         elems: Range<usize>,
-        mut out: Output<'_, T>,
-        visits: bool,
-        mut visit: impl FnMut(&Run, &Coder, &[f32], &[T]),
+        out: &mut [T],
+        past_caches: bool,
+        mut visit: Visit<'_, T>,
     ) -> Counts {
         let (first, mut counts, mut values) = (elems.start, Counts::default(), Values::new(x));
         if self.units.inner_elems < FEW_ELEMS && !spec.scheme.is_cast() && float_env::is_ieee_default() {
@@ -339,7 +342,7 @@ impl<'a> Scaling<'a> {
                     (values.get(block.clone()), spread.of(self.units, &block, &self.scales, &self.zero_points));
                 out.write(block.start - first..block.end - first, |out| {
                     counts.merge(Coder::encode_each(spec.scheme, x, of_each, ordinary, out));
-                    if visits {
+                    if let Some(visit) = &mut visit {
                         for run in runs(self.units, block.clone()) {
                             let place = run.elems.start - block.start..run.elems.end - block.start;
                             visit(&run, &self.coder(spec, &run), &x[place.clone()], &out[place]);
@@ -356,7 +359,9 @@ impl<'a> Scaling<'a> {
                 let x = values.get(block.clone());
                 out.write(block.start - first..block.end - first, |out| {
                     counts.merge(coder.encode(x, ordinary, out));
-                    visit(&run, &coder, x, out);
+                    if let Some(visit) = &mut visit {
+                        visit(&run, &coder, x, out);
+                    }
                 });
             }
         }
@@ -425,12 +430,12 @@ fn encode_task<T: Field>(
     past_caches: bool,
 ) -> MadeByTask {
     if spec.loss == LossDetail::None || spec.scheme.is_cast() {
-        return (scaling.encode(x, spec, elems, Output::new(out, past_caches), false, |_, _, _, _| {}), None);
+        return (scaling.encode(x, spec, elems, out, past_caches, None), None);
     }
     let mut slots = Slots::new(scaling.units, &elems, &loss::Part::default());
-    let counts = scaling.encode(x, spec, elems, Output::new(out, past_caches), true, |run, coder, x, codes| {
-        slots.of(run.unit).add_own(coder, x, codes, PREFETCH_BYTES);
-    });
+    let mut add =
+        |run: &Run, coder: &Coder, x: &[f32], codes: &[T]| slots.of(run.unit).add_own(coder, x, codes, PREFETCH_BYTES);
+    let counts = scaling.encode(x, spec, elems, out, past_caches, Some(&mut add));
     (counts, Some(slots))
 }
 
