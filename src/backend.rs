@@ -308,8 +308,10 @@ impl Backend {
         spec: &Spec,
         read: impl Fn(u64, &mut [u8]) -> Result<()> + Sync,
         write: impl Fn(u64, &[u8]) -> Result<()> + Sync,
-        mut digest: impl FnMut(u64, &[u8]) + Send,
+        digest: impl FnMut(u64, &[u8]) + Send,
     ) -> Result<Computed<Streamed>> {
+        #[cfg(feature = "gpu")]
+        let mut digest = digest;
         #[cfg(feature = "gpu")]
         if let Some(done) =
             self.on_adapter(|gpu| quantize_stream(gpu, elem_type, shape, spec, &read, &write, &mut digest))

@@ -118,6 +118,7 @@ impl Pieces {
         Piece { elems: at + start..at + end, first_unit: self.units.unit_of(at + start) }
     }
 
+    #[cfg(any(feature = "gpu", test))]
     /// The lengths that pieces have: three at most.
     pub(crate) fn lengths(&self) -> Vec<usize> {
         if self.kind == Kind::Empty {

@@ -259,6 +259,7 @@ impl Quantized {
         self.zero_points.get(unit).copied().unwrap_or(0)
     }
 
+    #[cfg(feature = "gpu")]
     /// The scales and the zero points.
     pub(crate) fn into_scales(self) -> (Vec<f32>, Vec<i32>) {
         (self.scales, self.zero_points)

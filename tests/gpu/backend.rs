@@ -71,7 +71,10 @@ fn calls(backend: &Backend, before: impl Fn()) -> Result<Vec<wgpu_quant::DeviceI
 fn streamed(backend: &Backend, x: Tensor<'_>, spec: &Spec) -> Result<(Vec<u8>, Computed<Streamed>)> {
     let bytes = code_bytes(x.shape(), spec.scheme.code()).unwrap();
     let (written, mut digested) = (Mutex::new(vec![0; bytes]), vec![]);
-    let read = |offset, bytes: &mut [u8]| Ok(bytes.copy_from_slice(&x.bytes()[offset as usize..][..bytes.len()]));
+    let read = |offset, bytes: &mut [u8]| {
+        bytes.copy_from_slice(&x.bytes()[offset as usize..][..bytes.len()]);
+        Ok(())
+    };
     let write = |offset: u64, bytes: &[u8]| {
         written.lock().unwrap()[offset as usize..][..bytes.len()].copy_from_slice(bytes);
         Ok(())
