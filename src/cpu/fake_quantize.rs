@@ -2,7 +2,7 @@
 
 use super::fold::{backwards, recycled, task_elems};
 use super::quantize::{Scaling, add, by_units};
-use super::simd::{Output, is_past_caches};
+use super::simd::is_past_caches;
 use super::units::stretch;
 use crate::error::Result;
 use crate::quantized::{Counts, FakeQuantizeOutput, Spec};

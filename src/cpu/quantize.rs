@@ -334,6 +334,7 @@ impl<'a> Scaling<'a> {
         mut visit: Visit<'_, T>,
     ) -> Counts {
         let (first, mut counts, mut values) = (elems.start, Counts::default(), Values::new(x));
+        let mut out = Output::new(out, past_caches);
         if self.units.inner_elems < FEW_ELEMS && !spec.scheme.is_cast() && float_env::is_ieee_default() {
             let mut spread = Spread::default();
             let ordinary = self.all_ordinary;
