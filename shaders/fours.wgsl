@@ -17,9 +17,11 @@ fn traverse(tile: u32, lane: u32) {
     let whole = in_run + (end - start) <= params.run;
     row = 0u;
     open_unit(tile_unit);
-    // Four vectors are on their way at once; what is left of a tile, or spans several units, comes one by one.
-    var k = 0u;
-    for (; whole && k < 2u * BLOCKS; k += 4u) {
+    // Four vectors are on their way at once; what is left of a tile, or spans several units, comes one by one, and so does all
+    // with the loss, of which drivers take long to compile five copies.
+    // The first k looks unknown, so that no driver unrolls the loops.
+    var k = select(0u, 2u * BLOCKS, start >= end);
+    for (; whole && !FUSED && k < 2u * BLOCKS; k += 4u) {
         let v = vec4<u32>(
             vector_of(start, lane, k), vector_of(start, lane, k + 1u), vector_of(start, lane, k + 2u), vector_of(start, lane, k + 3u),
         );

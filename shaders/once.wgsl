@@ -23,7 +23,7 @@ fn prepare(tile: u32, lane: u32) {
     begin_tile(start);
     let whole = params.run >= end - start;
     var unit = 0u;
-    var k = 0u;
+    var k = select(0u, 2u * BLOCKS, start >= end);
     for (; whole && k < 2u * BLOCKS; k += 4u) {
         let v = vec4<u32>(
             vector_of(start, lane, k), vector_of(start, lane, k + 1u), vector_of(start, lane, k + 2u), vector_of(start, lane, k + 3u),
