@@ -100,7 +100,7 @@ mod tests {
             let near = s - (27 << 23) + rng.below(35 << 23);
             let half = ((f64::from(k) + 0.5) * f64::from(f32::from_bits(s))) as f32;
             let near_half = half.to_bits() - 1024 + rng.below(2048);
-            let r = recipe(s, 0, 0, 255, false);
+            let r = recipe(s, 0, 0, 255);
             let small = rng.below(28 << 23).min(s);
             for a in [0, 1, small, near, near_half, half.to_bits()] {
                 let exact = to_grid(a, g);
