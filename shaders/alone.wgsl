@@ -15,15 +15,7 @@ fn traverse(tile: u32, lane: u32) {
     let start = nth * params.run / 4u;
     if (4u * start >= params.elems) { return; }
     let end = start + params.run / 4u;
-    // Where magnitudes are enough, one key does.
-    let one_key = params.kind == KIND_ABSMAX;
-    for (var v = select(end, start, one_key); v + 2u <= end; v += 2u) {
-        let a = x4(v);
-        let b = x4(v + 1u);
-        fold_magnitudes(a);
-        fold_magnitudes(b);
-    }
-    var v = select(start, end, one_key);
+    var v = start;
     for (; v + 4u <= end; v += 4u) {
         let a = x4(v);
         let b = x4(v + 1u);
@@ -37,8 +29,7 @@ fn traverse(tile: u32, lane: u32) {
     for (; v < end; v++) { fold_four(x4(v)); }
     let unit = params.first_unit + nth;
     let lo = from_lo_key(lo_most);
-    let hi = select(from_hi_key(hi_most), from_magnitude_key(hi_most), one_key);
-    let s = scale_of(lo, hi, rule());
+    let s = scale_of(lo, from_hi_key(hi_most), rule());
     let z = zero_point_of(lo, s, rule());
     scales[params.scales_at + unit] = s;
     if (params.has_zero_point == 1u) { zero_points[params.zero_points_at + unit] = z; }
@@ -68,13 +59,5 @@ fn fold_four(b: vec4<u32>) {
     hi_most = max(hi_most, max(max(hi_key(b.x), hi_key(b.y)), max(hi_key(b.z), hi_key(b.w))));
     lo_most = max(lo_most, max(max(lo_key(b.x), lo_key(b.y)), max(lo_key(b.z), lo_key(b.w))));
 }
-
-fn fold_magnitudes(b: vec4<u32>) {
-    let keys = (b << vec4<u32>(1u)) + 2u * HIDDEN;
-    hi_most = max(hi_most, max(max(keys.x, keys.y), max(keys.z, keys.w)));
-}
-
-// Doubled, finite magnitudes are below 0xff000000; adding 0x01000000 wraps all others to below it.
-fn from_magnitude_key(key: u32) -> u32 { return (max(key, 2u * HIDDEN) - 2u * HIDDEN) >> 1u; }
 
 fn recipe_of(unit: u32) -> Recipe { return own_recipe; }

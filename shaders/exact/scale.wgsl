@@ -36,15 +36,13 @@ fn scale_of(lo: u32, hi: u32, r: Rule) -> u32 {
     let left = select(lo, up_to_zero(lo), affine);
     let right = select(hi, down_to_zero(hi), affine);
     let by_width = affine || (r.kind == KIND_MINMAX && lo != hi);
-    var width = 0u;
-    if (by_width) { width = sub(right, left); }
+    let width = sub(right, left);
     let parted = by_width && !is_finite(width);
     let divisor = select(r.divisor, from_int(r.qmax), r.kind == KIND_MINMAX && !by_width);
     var part = select(select(amax, width, by_width), right, parted);
     var s = 0u;
     for (var i = 0u; i < select(1u, 2u, parted); i++) {
-        let q = div(part, divisor);
-        if (i == 0u) { s = q; } else { s = add(s, q); }
+        s = add(s, div(part, divisor));         // from +0, which changes nothing
         part = left ^ SIGN;
     }
     return select(s, r.zero_scale, s == 0u);
