@@ -35,18 +35,12 @@ fn traverse(tile: u32, lane: u32) {
     if (params.has_zero_point == 1u) { zero_points[params.zero_points_at + unit] = z; }
     own_recipe = recipe(s, z, params.qmin, params.qmax, CODE_BITS == 16u);
     open_unit(unit);
-    v = start;
-    for (; v + 4u <= end; v += 4u) {
+    for (v = start; v < end; v += 2u) {
         let a = fetch(v);
         let b = fetch(v + 1u);
-        let c = fetch(v + 2u);
-        let d = fetch(v + 3u);
         four(v, a);
         four(v + 1u, b);
-        four(v + 2u, c);
-        four(v + 3u, d);
     }
-    for (; v < end; v++) { four(v, fetch(v)); }
 }
 
 fn four(v: u32, f: vec4<u32>) {

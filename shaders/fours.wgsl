@@ -17,23 +17,18 @@ fn traverse(tile: u32, lane: u32) {
     let whole = in_run + (end - start) <= params.run;
     row = 0u;
     open_unit(tile_unit);
-    // Four vectors are on their way at once; what is left of a tile, or spans several units, comes one by one, and so does all
-    // with the loss, of which drivers take long to compile five copies.
-    // The first k looks unknown, so that no driver unrolls the loops.
+    // Two vectors are on their way at once; what is left of a tile, or spans several units, comes one by one, and so does all
+    // with the loss: software adapters forget kernels that are too long, and compile them again and again. The first k looks
+    // unknown, so that no driver unrolls the loops.
     var k = select(0u, 2u * BLOCKS, start >= end);
-    for (; whole && !FUSED && k < 2u * BLOCKS; k += 4u) {
-        let v = vec4<u32>(
-            vector_of(start, lane, k), vector_of(start, lane, k + 1u), vector_of(start, lane, k + 2u), vector_of(start, lane, k + 3u),
-        );
-        if (4u * v.w + 4u > end) { break; }
-        let a = fetch(v.x);
-        let b = fetch(v.y);
-        let c = fetch(v.z);
-        let d = fetch(v.w);
-        four(v.x, a);
-        four(v.y, b);
-        four(v.z, c);
-        four(v.w, d);
+    for (; whole && !FUSED && k < 2u * BLOCKS; k += 2u) {
+        let v = vector_of(start, lane, k);
+        let w = vector_of(start, lane, k + 1u);
+        if (4u * w + 4u > end) { break; }
+        let a = fetch(v);
+        let b = fetch(w);
+        four(v, a);
+        four(w, b);
     }
     for (; k < 2u * BLOCKS; k++) {
         let v = vector_of(start, lane, k);
