@@ -126,7 +126,11 @@ fn one_pass(gpu: &Gpu) {
     let two = gpu.tuned(gpu.tuning().one_pass(false)).unwrap();
     let mut cases = Cases::of(gpu, 23);
     // Well past what a workgroup takes of odd sizes, 8 * 2047 elements; then around what it takes at most.
-    for n in (1..=2300).chain([4096, 4100, 4104, 8191, 8192, 11008, 16376, 16383, 16384, 16385, 16392]) {
+    let sizes: Vec<usize> =
+        (1..=2300).chain([4096, 4100, 4104, 8191, 8192, 11008, 16376, 16383, 16384, 16385, 16392]).collect();
+    // Scheme by scheme: software adapters forget kernels among many, and compile them again.
+    let in_turn = (0..15).flat_map(|scheme| sizes.iter().copied().filter(move |n| n % 15 == scheme));
+    for n in in_turn {
         let units = if n > 4096 { 64 } else { [1, 3, 7, 20][n % 4] };
         let x = data(["mixed", "far-from-zero", "gauss"][n % 3], units * n, n as u64);
         let shape = [units, n];
