@@ -1,4 +1,4 @@
-//! Memory-mapping an input; the crate's only `unsafe`.
+//! Memory-mapping an input; beside the CPU path's kernels the crate's only `unsafe`.
 
 use super::{invalid, io_error};
 use crate::error::Result;
