@@ -146,7 +146,9 @@ fn main() -> ExitCode {
         device::run_out_of_memory(&asked);
         return ExitCode::SUCCESS;
     }
-    let arguments = Arguments::from_args();
+    let mut arguments = Arguments::from_args();
+    // One test at a time: software adapters use all cores for each, and compile kernels again when two tests have theirs in turn.
+    arguments.test_threads.get_or_insert(1);
     let subjects = match subjects() {
         Ok(subjects) => subjects,
         Err(error) => {
