@@ -26,14 +26,19 @@ fn visit(c: u32) {
     count(b, unit_recipe);
 }
 
-fn visit_all() {
-    let four = four_of(bits);
+fn visit_four(f: vec4<u32>) -> bool {
+    let four = four_of(f);
     values = values_of(four, unit_recipe);
-    // A loop that is not entered costs nothing, see rows.
-    for (var c = select(0u, 4u, by_four && four.certain); c < 4u; c++) { visit(c); }
+    return by_four && four.certain;
 }
 
-fn blank(n: u32) { bits = select(bits, vec4<u32>(0u), vec4<u32>(0u, 1u, 2u, 3u) >= vec4<u32>(n)); }
+fn visit_all() { visit_first(4u); }
+
+fn visit_first(n: u32) {
+    let done = n == 4u && visit_four(bits);
+    // A loop that is not entered costs nothing, see rows.
+    for (var c = select(0u, 4u, done); c < n; c++) { visit(c); }
+}
 
 fn pad(c: u32) {}
 
@@ -46,11 +51,7 @@ fn fake_quantize(
     @builtin(local_invocation_index) lane: u32,
 ) {
     let tile = tile_of(group, groups);
-    clear_tally(lane);
-    workgroupBarrier();
     prepare(tile, lane);
     traverse(tile, lane);
     flush_tally();
-    workgroupBarrier();
-    drain_tally(lane);
 }

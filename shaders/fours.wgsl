@@ -1,9 +1,14 @@
 // The traversal of most tensors: each vector of four slots lies in one run and is read as it lies, and no unit repeats in the
-// chunk. Hooks are those of traverse.wgsl; of them it takes open_unit, visit_all, store, flush_slot, and
-//     fetch(v)    what is read of slots 4v .. 4v + 3
-//     take(f)     that comes next
-//     blank(n)    of what was taken, what comes after the n-th is no element, and changes nothing
+// chunk. Hooks are those of traverse.wgsl; of them it takes open_unit, visit_first, store, flush_slot, and
+//     fetch(v)        what is read of slots 4v .. 4v + 3
+//     take(f)         that comes next
+//     visit_four(f)   it is read and belongs to the open unit; false where it has to be taken and visited
+//     store_four(v)   what visit_four found of them
 // Needs from the prelude beside what traverse.wgsl does: PAIRS, whether two vectors make a word of codes.
+//
+// What is simple comes first, four vectors at once, so that their reads are on their way together and nothing is between
+// them. What is left over - in doubt, at the end, or in a tile of several units - comes one by one, whose code is there once:
+// software adapters compute every branch, and forget kernels that are too long.
 
 var<private> tile_unit: u32;    // the first unit of the tile
 var<private> in_run: u32;       // where the tile begins within that unit
@@ -17,20 +22,26 @@ fn traverse(tile: u32, lane: u32) {
     let whole = in_run + (end - start) <= params.run;
     row = 0u;
     open_unit(tile_unit);
-    // Two vectors are on their way at once; what is left of a tile, or spans several units, comes one by one, and so does all
-    // with the loss: software adapters forget kernels that are too long, and compile them again and again. The first k looks
-    // unknown, so that no driver unrolls the loops.
-    var k = select(0u, 2u * BLOCKS, start >= end);
-    for (; whole && !FUSED && k < 2u * BLOCKS; k += 2u) {
-        let v = vector_of(start, lane, k);
-        let w = vector_of(start, lane, k + 1u);
-        if (4u * w + 4u > end) { break; }
-        let a = fetch(v);
-        let b = fetch(w);
-        four(v, a);
-        four(w, b);
+    // What is to come one by one: bit k for the k-th vector.
+    var left = select(ALL_VECTORS, 0u, whole);
+    for (var k = select(2u * BLOCKS, 0u, whole); k < 2u * BLOCKS; k += 4u) {
+        let v = vec4<u32>(
+            vector_of(start, lane, k), vector_of(start, lane, k + 1u), vector_of(start, lane, k + 2u), vector_of(start, lane, k + 3u),
+        );
+        if (4u * v.w + 4u > end) {
+            left |= ALL_VECTORS & (0xffffffffu << (k & 31u));
+            break;
+        }
+        let a = fetch(v.x);
+        let b = fetch(v.y);
+        let c = fetch(v.z);
+        let d = fetch(v.w);
+        let first = at_once(v.x, a) | (at_once(v.y, b) << 1u);
+        let second = at_once(v.z, c) | (at_once(v.w, d) << 1u);
+        left |= (both(first) | (both(second) << 2u)) << (k & 31u);
     }
-    for (; k < 2u * BLOCKS; k++) {
+    for (; left != 0u; left &= left - 1u) {
+        let k = 31u - countLeadingZeros(max(left & (0u - left), 1u));
         let v = vector_of(start, lane, k);
         // The second half of a word is stored with the first, be there any of it or not.
         if (4u * select(v, v & ~1u, PAIRS) >= end) { break; }
@@ -41,18 +52,24 @@ fn traverse(tile: u32, lane: u32) {
             open_unit(tile_unit + unit);
         }
         take(fetch(v));
-        if (4u * v + 4u > end) { blank(end - min(4u * v, end)); }
-        visit_all();
+        visit_first(min(end - min(4u * v, end), 4u));
         store(v);
     }
     flush_slot(row);
 }
 
-fn four(v: u32, f: vec4<u32>) {
-    take(f);
-    visit_all();
-    store(v);
+// A bit for each of an invocation's vectors.
+const ALL_VECTORS = 0xffffffffu >> (32u - 2u * BLOCKS);
+
+// Visits and stores a vector; 1 if it is left over.
+fn at_once(v: u32, f: vec4<u32>) -> u32 {
+    let certain = visit_four(f);
+    store_four(v);
+    return select(1u, 0u, certain);
 }
+
+// Two vectors that make a word are both left over if one is.
+fn both(pair: u32) -> u32 { return select(pair, 3u, PAIRS && pair != 0u); }
 
 fn begin_tile(start: u32) {
     let run = max(params.run, 1u);      // never 0; `max` shows it

@@ -49,12 +49,8 @@ fn loss(
     @builtin(local_invocation_index) lane: u32,
 ) {
     let tile = tile_of(group, groups);
-    clear_tally(lane);
-    clear_loss(lane);
-    workgroupBarrier();
+    begin_loss(lane);
     traverse(tile, lane);
     flush_tally();
-    workgroupBarrier();
-    drain_tally(lane);
-    if (params.stride == 0u) { drain_loss(tile, lane); }
+    drain_loss(tile, lane);
 }

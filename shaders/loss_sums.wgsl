@@ -15,6 +15,12 @@ var<private> abs_sum: vec2<u32>;    // each sum lowest word first; an invocation
 var<private> noise_sum: vec2<u32>;
 var<private> codes_sum: vec2<u32>;
 var<private> cross_sum: vec2<u32>;
+var<private> on_own_grid: bool;     // whether the open unit's losses are summed by four where its codes are certain
+var<private> four_sums: FourSums;
+
+// What visit_four_loss adds up; fold_fours makes the sums of it. |D| is 2^12 h + l.
+struct FourSums { abs: u32, ll: u32, hl: u32, hh: u32, kk: u32, kl: u32, kh: u32 }
+
 // A tile that is quantized once sees few units.
 const LOSS_SLOTS = select(SLOTS, ONCE_UNITS, ONCE);
 var<workgroup> loss_slots: array<atomic<u32>, LOSS_SLOTS * SUM_WORDS>;
@@ -34,6 +40,8 @@ fn open_loss(unit: u32, s: u32, z: i32) {
         largest = atomicLoad(&losses[params.losses_at + unit * LOSS_WORDS + MAX_AT]);
     }
     grid = grid_exp(s, largest);
+    on_own_grid = CODE_BITS < 16u && BLOCKS <= 32u && is_fine(s) && grid == parts(s).e - 1;
+    four_sums = FourSums();
     largest_x = 0u;
     largest_d = 0u;
     abs_sum = vec2<u32>();
@@ -69,6 +77,49 @@ fn visit_loss(b: u32, field: u32) {
     } else {
         largest_d = max(largest_d, size);
     }
+}
+
+fn sums_by_four() -> bool { return on_own_grid; }
+
+// Four codes of k steps, on the scale's own grid, if they are certain; else nothing. Either side of zero gives the same |D|
+// and Q D. Nothing overflows: a certain code's quotient lies at least 2^-16 of a step, 512 on the grid, within the halves, and
+// x' is off by 256 and x by 1/2 at most, so that |D| < ms < 2^24. So h and l are below 2^12 and k below 2^8, and of at most 256
+// elements an invocation's sums stay below 2^32, those with a sign below 2^31.
+fn visit_four_loss(b: vec4<u32>, steps: vec4<u32>, certain: bool) {
+    let keep = vec4<u32>(select(0u, 0xffffffffu, certain));
+    let a = b & vec4<u32>(MAGNITUDE);
+    let d = four_values_to_grid(steps, loss_s) - four_to_grid(a, loss_s);
+    let neg = d >= vec4<u32>(SIGN);
+    let size = select(d, vec4<u32>() - d, neg) & keep;
+    let k = steps & keep;
+    let q = select(k, vec4<u32>() - k, neg);
+    let h = size >> vec4<u32>(12u);
+    let l = size & vec4<u32>(0xfffu);
+    four_sums.abs += total(size);
+    four_sums.ll += total(l * l);
+    four_sums.hl += total(h * l);
+    four_sums.hh += total(h * h);
+    four_sums.kk += total(k * k);
+    four_sums.kl += total(q * l);
+    four_sums.kh += total(q * h);
+    let zero = k == vec4<u32>();
+    let x = select(vec4<u32>(), a & keep, zero);
+    let far = select(size, vec4<u32>(), zero);
+    largest_x = max(largest_x, max(max(x.x, x.y), max(x.z, x.w)));
+    largest_d = max(largest_d, max(max(far.x, far.y), max(far.z, far.w)));
+}
+
+fn total(v: vec4<u32>) -> u32 { return v.x + v.y + v.z + v.w; }
+
+fn fold_fours() {
+    let f = four_sums;
+    abs_sum = add_wide(abs_sum, vec2<u32>(f.abs, 0u));
+    noise_sum = add_wide(noise_sum, vec2<u32>(f.ll, 0u));
+    noise_sum = add_wide(noise_sum, vec2<u32>(f.hl << 13u, f.hl >> 19u));
+    noise_sum = add_wide(noise_sum, vec2<u32>(f.hh << 24u, f.hh >> 8u));
+    codes_sum = add_wide(codes_sum, vec2<u32>(f.kk, 0u));
+    cross_sum = add_wide(cross_sum, vec2<u32>(f.kl, sign_word(f.kl)));
+    cross_sum = add_wide(cross_sum, vec2<u32>(f.kh << 12u, bitcast<u32>(bitcast<i32>(f.kh) >> 20u)));
 }
 
 // The largest loss, if this pass is the one to find it. Only a pass that computes the codes knows that its
@@ -113,6 +164,7 @@ fn add_sums(to_slot: bool, at: u32) {
 }
 
 fn flush_loss(slot: u32) {
+    if (FUSED) { fold_fours(); }
     let largest = largest_loss();
     if (largest != 0u) { atomicMax(&loss_slots[slot * SUM_WORDS + MAX_AT], largest); }
     add_sums(true, slot * SUM_WORDS);
@@ -124,12 +176,15 @@ fn flush_loss_to_unit(unit: u32) {
     add_sums(false, params.losses_at + unit * LOSS_WORDS);
 }
 
-fn clear_loss(lane: u32) {
+fn begin_loss(lane: u32) {
     for (var i = lane; i < LOSS_SLOTS * SUM_WORDS; i += WORKGROUP) { atomicStore(&loss_slots[i], 0u); }
+    workgroupBarrier();
 }
 
 // A slot's words to its unit's.
 fn drain_loss(tile: u32, lane: u32) {
+    workgroupBarrier();
+    if (params.stride != 0u) { return; }
     for (var slot = lane; slot < LOSS_SLOTS; slot += WORKGROUP) {
         let source = slot * SUM_WORDS;
         let to = params.losses_at + unit_of_slot(tile, slot) * LOSS_WORDS;

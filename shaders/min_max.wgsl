@@ -26,12 +26,21 @@ fn visit(c: u32) {
     lo = max(lo, lo_key(bits[c]));
 }
 
-fn visit_all() {
-    hi = max(hi, max(max(hi_key(bits.x), hi_key(bits.y)), max(hi_key(bits.z), hi_key(bits.w))));
-    lo = max(lo, max(max(lo_key(bits.x), lo_key(bits.y)), max(lo_key(bits.z), lo_key(bits.w))));
+fn visit_four(b: vec4<u32>) -> bool {
+    hi = max(hi, max(max(hi_key(b.x), hi_key(b.y)), max(hi_key(b.z), hi_key(b.w))));
+    lo = max(lo, max(max(lo_key(b.x), lo_key(b.y)), max(lo_key(b.z), lo_key(b.w))));
+    return true;
 }
 
-fn blank(n: u32) { bits = select(bits, vec4<u32>(MAGNITUDE), vec4<u32>(0u, 1u, 2u, 3u) >= vec4<u32>(n)); }
+fn visit_all() { visit_first(4u); }
+
+// What is no value changes nothing.
+fn visit_first(n: u32) {
+    let beyond = vec4<u32>(0u, 1u, 2u, 3u) >= vec4<u32>(n);
+    visit_four(select(bits, vec4<u32>(MAGNITUDE), beyond));
+}
+
+fn store_four(v: u32) {}
 
 fn pad(c: u32) {}
 

@@ -28,12 +28,3 @@ fn pack_steps(k: vec4<u32>, neg: vec4<bool>, z: i32) -> u32 {
     let zeros = ((bitcast<u32>(z) + params.sign_bit) & FIELD) * ONES;
     return (p.x + p.y + p.z + p.w + zeros) ^ (params.sign_bit * ONES);
 }
-
-// Of four packed codes the first n, and zeros.
-fn first_of(words: vec2<u32>, n: u32) -> vec2<u32> {
-    if (CODE_BITS == 16u) {
-        let low = select(vec2<u32>(), vec2<u32>(0xffffu), vec2<u32>(n) > vec2<u32>(0u, 2u));
-        return words & (low | select(vec2<u32>(), vec2<u32>(0xffff0000u), vec2<u32>(n) > vec2<u32>(1u, 3u)));
-    }
-    return words & vec2<u32>(select((1u << ((CODE_BITS * n) & 31u)) - 1u, 0xffffffffu, n >= 4u));
-}

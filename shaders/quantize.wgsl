@@ -23,12 +23,21 @@ fn load(v: u32) { take(fetch(v)); }
 
 fn load_one(c: u32, at: u32, i: u32) { bits[c] = x1(at); }
 
-fn visit_all() {
-    let four = four_of(bits);
+fn visit_four(f: vec4<u32>) -> bool {
+    let four = four_of(f);
     words = words_of(four, unit_recipe);
-    let done = by_four && four.certain && !FUSED;
+    let certain = by_four && four.certain && sums_by_four();
+    if (FUSED) { visit_four_loss(f, steps_of(four), certain); }
+    return certain;
+}
+
+fn visit_all() { visit_first(4u); }
+
+// Of what was loaded the first n.
+fn visit_first(n: u32) {
+    let done = n == 4u && visit_four(bits);
     // A loop that is not entered costs nothing, see rows.
-    for (var c = select(0u, 4u, done); c < 4u; c++) {
+    for (var c = select(0u, 4u, done); c < n; c++) {
         if (c == 0u) { words = vec2<u32>(); }
         visit(c);
     }
@@ -42,8 +51,6 @@ fn visit(c: u32) {
     visit_loss(b, field);
 }
 
-fn blank(n: u32) { bits = select(bits, vec4<u32>(0u), vec4<u32>(0u, 1u, 2u, 3u) >= vec4<u32>(n)); }
-
 fn pad(c: u32) { put(c, pad_of(unit_recipe)); }
 
 fn put(c: u32, field: u32) {
@@ -54,9 +61,21 @@ fn put(c: u32, field: u32) {
     }
 }
 
+fn store_four(v: u32) {
+    if (CODE_BITS == 4u && v % 2u == 0u) {
+        held = words.x;
+    } else if (CODE_BITS == 4u) {
+        codes[params.out_at + v / 2u] = held | (words.x << 16u);
+    } else if (CODE_BITS == 8u) {
+        codes[params.out_at + v] = words.x;
+    } else {
+        codes[params.out_at + 2u * v] = words.x;
+        codes[params.out_at + 2u * v + 1u] = words.y;
+    }
+}
+
 fn store(v: u32) {
     let i = 4u * v;
-    if (i + 4u > params.elems) { words = first_of(words, params.elems - min(i, params.elems)); }
     if (CODE_BITS == 4u) {
         if (v % 2u == 0u) {
             held = words.x;
@@ -81,13 +100,9 @@ fn quantize(
     @builtin(local_invocation_index) lane: u32,
 ) {
     let tile = tile_of(group, groups);
-    clear_tally(lane);
-    clear_loss(lane);
-    workgroupBarrier();
+    begin_loss(lane);
     prepare(tile, lane);
     traverse(tile, lane);
     flush_tally();
-    workgroupBarrier();
-    drain_tally(lane);
     drain_loss(tile, lane);
 }

@@ -4,6 +4,8 @@
 
 var<private> values: vec4<u32>;
 
+fn store_four(v: u32) { out[params.out_at / 4u + v] = values; }
+
 fn store(v: u32) {
     if (4u * v < params.elems) { out[params.out_at / 4u + v] = values; }
 }

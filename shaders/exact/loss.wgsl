@@ -36,3 +36,29 @@ fn distance_on_grid(x: u32, out: u32, g: i32) -> i32 {
     let so = select(no, 0u - no, (out >> 31u) == 1u);
     return bitcast<i32>(so - sx);
 }
+
+// Whether losses are found by four on the grid of s itself: where is_direct holds, and where what is subnormal rounds to 0
+// whatever its significand.
+fn is_fine(s: u32) -> bool { return s >= (28u << 23u) && is_direct(s); }
+
+// `to_grid` of four magnitudes of less than 2^9 s, on the grid of such an s. As in four_values, one less than half of what is
+// dropped, plus the lowest kept bit where any is dropped, carries as in shift_right_rne.
+fn four_to_grid(a: vec4<u32>, s: u32) -> vec4<u32> {
+    let low = (s >> 23u) - 1u;
+    let e = a >> vec4<u32>(23u);
+    let m = (a & vec4<u32>(0x007fffffu)) | vec4<u32>(HIDDEN);
+    let left = (max(e, vec4<u32>(low)) - low) & vec4<u32>(31u);
+    let right = min(low - min(e, vec4<u32>(low)), vec4<u32>(25u));
+    let odd = min((m >> right) & vec4<u32>(1u), right);
+    return ((m << left) + (vec4<u32>(0x00ffffffu) >> (25u - right)) + odd) >> right;
+}
+
+// `to_grid` of the magnitudes of `four_values` of at most 255 steps: their significands, rounded as there, in steps of half a
+// last place of s.
+fn four_values_to_grid(k: vec4<u32>, s: u32) -> vec4<u32> {
+    let p = k * significand(s);
+    let zeros = countLeadingZeros(p | vec4<u32>(HIDDEN));
+    let r = 8u - zeros;
+    let odd = min((p >> r) & vec4<u32>(1u), r);
+    return ((p + (vec4<u32>(0x7fu) >> zeros) + odd) >> r) << (r + 1u);
+}

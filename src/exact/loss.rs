@@ -1,5 +1,7 @@
 //! Distances on the loss grid, on bit patterns; twin of `shaders/exact/loss.wgsl`.
 
+#[cfg(test)]
+use super::code::{is_direct, significand};
 use super::float::{MAGNITUDE, parts, shift_right_rne};
 
 /// A cast's values are counted in steps of `2^(e + CAST_STEP_EXP)`, `m * 2^e` being its nominal scale.
@@ -40,4 +42,75 @@ pub(crate) fn distance_on_grid(x: u32, out: u32, g: i32) -> i32 {
         if b >> 31 == 1 { 0u32.wrapping_sub(n) } else { n }
     };
     signed(out).wrapping_sub(signed(x)).cast_signed()
+}
+
+/// Whether losses are found by four on the grid of `s` itself.
+#[cfg(test)]
+pub(crate) fn is_fine(s: u32) -> bool {
+    s >= 28 << 23 && is_direct(s)
+}
+
+/// `to_grid` of four magnitudes of less than `2^9 s`.
+#[cfg(test)]
+pub(crate) fn four_to_grid(a: [u32; 4], s: u32) -> [u32; 4] {
+    let low = (s >> 23) - 1;
+    a.map(|a| {
+        let e = a >> 23;
+        let m = significand(a);
+        let left = (e.max(low) - low) & 31;
+        let right = (low - e.min(low)).min(25);
+        let odd = ((m >> right) & 1).min(right);
+        ((m << left).wrapping_add(0x00ff_ffff >> (25 - right)).wrapping_add(odd)) >> right
+    })
+}
+
+/// `to_grid` of the magnitudes of `four_values`.
+#[cfg(test)]
+pub(crate) fn four_values_to_grid(k: [u32; 4], s: u32) -> [u32; 4] {
+    k.map(|k| {
+        let p = k * significand(s);
+        let zeros = (p | 0x0080_0000).leading_zeros();
+        let r = 8 - zeros;
+        let odd = ((p >> r) & 1).min(r);
+        ((p + (0x7f >> zeros) + odd) >> r) << (r + 1)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exact::code::{decode, four_steps, quick, recipe};
+    use crate::test_data::Rng;
+
+    #[test]
+    fn four_values_and_four_codes_are_on_the_grid_where_one_is() {
+        let mut rng = Rng::new(9);
+        for i in 0..100_000u32 {
+            let s = match i % 4 {
+                0 => (28 << 23) + rng.below(1 << 24),
+                1 => (120 << 23) | 0x007f_ffff,
+                2 => (246 << 23) - 1 - rng.below(1 << 24),
+                _ => (28 << 23) + rng.below(218 << 23),
+            };
+            assert!(is_fine(s));
+            let g = parts(s).e - 1;
+            let k = i % 256;
+            let value = decode(k.cast_signed(), s);
+            assert_eq!(four_values_to_grid([k; 4], s), [to_grid(value, g); 4], "{k} * {s:#010x}");
+            let near = s - (27 << 23) + rng.below(35 << 23);
+            let half = ((f64::from(k) + 0.5) * f64::from(f32::from_bits(s))) as f32;
+            let near_half = half.to_bits() - 1024 + rng.below(2048);
+            let r = recipe(s, 0, 0, 255, false);
+            let small = rng.below(28 << 23).min(s);
+            for a in [0, 1, small, near, near_half, half.to_bits()] {
+                let exact = to_grid(a, g);
+                assert_eq!(four_to_grid([a; 4], s), [exact; 4], "{a:#010x} on the grid of {s:#010x}");
+                if let Some([k, ..]) = four_steps([a; 4], &quick(&r)) {
+                    let [value, ..] = four_values_to_grid([k.unsigned_abs(); 4], s);
+                    let size = value.wrapping_sub(exact).cast_signed().unsigned_abs();
+                    assert!(size < 1 << 24, "{a:#010x} lies {size} from its code's value with {s:#010x}");
+                }
+            }
+        }
+    }
 }

@@ -572,7 +572,8 @@ impl Kernel {
     pub(super) fn blocks(self, workgroup: u32) -> u32 {
         match self {
             Self::MinMax => 8,
-            _ if self.is_once() => (ONCE_ELEMS / 8 / workgroup).max(1),
+            // A bit of a word for each of an invocation's vectors, which come by four.
+            _ if self.is_once() => (ONCE_ELEMS / 8 / workgroup).clamp(2, 16) & !1,
             // Where each costs the same, more of them share what a workgroup does once.
             Self::Quantize | Self::FakeQuantize | Self::Dequantize => 4,
             _ => 2,
