@@ -13,6 +13,7 @@
 var<private> tile_unit: u32;    // the first unit of the tile
 var<private> in_run: u32;       // where the tile begins within that unit
 var<private> row: u32;          // the open unit, counted within the tile
+var<private> again: bool;       // whether the vector is left over for the sake of its neighbour, and is summed already
 
 fn traverse(tile: u32, lane: u32) {
     let start = tile * params.tile_elems;
@@ -23,13 +24,15 @@ fn traverse(tile: u32, lane: u32) {
     row = 0u;
     open_unit(tile_unit);
     // What is to come one by one: bit k for the k-th vector.
-    var left = select(ALL_VECTORS, 0u, whole);
+    var doubt = select(ALL_VECTORS, 0u, whole);
+    var left = doubt;
     for (var k = select(2u * BLOCKS, 0u, whole); k < 2u * BLOCKS; k += 4u) {
         let v = vec4<u32>(
             vector_of(start, lane, k), vector_of(start, lane, k + 1u), vector_of(start, lane, k + 2u), vector_of(start, lane, k + 3u),
         );
         if (4u * v.w + 4u > end) {
-            left |= ALL_VECTORS & (0xffffffffu << (k & 31u));
+            doubt |= ALL_VECTORS & (0xffffffffu << (k & 31u));
+            left |= doubt;
             break;
         }
         let a = fetch(v.x);
@@ -38,6 +41,7 @@ fn traverse(tile: u32, lane: u32) {
         let d = fetch(v.w);
         let first = at_once(v.x, a) | (at_once(v.y, b) << 1u);
         let second = at_once(v.z, c) | (at_once(v.w, d) << 1u);
+        doubt |= (first | (second << 2u)) << (k & 31u);
         left |= (both(first) | (both(second) << 2u)) << (k & 31u);
     }
     for (; left != 0u; left &= left - 1u) {
@@ -51,6 +55,7 @@ fn traverse(tile: u32, lane: u32) {
             row = unit;
             open_unit(tile_unit + unit);
         }
+        again = ((doubt >> k) & 1u) == 0u;
         take(fetch(v));
         visit_first(min(end - min(4u * v, end), 4u));
         store(v);

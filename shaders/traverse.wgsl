@@ -18,6 +18,8 @@
 // and whether it has one.
 struct Place { unit: u32, run: u32, left: u32, at: u32, exists: bool }
 
+const again = false;
+
 fn place(i: u32) -> Place {
     if (params.row_slots != 0u && params.row_units != 0u) { return place_in_row(i); }
     var run = 0u;
