@@ -11,6 +11,7 @@ struct Params {
     units: u32,             // range units of the tensor
     stride: u32,            // rows: 0; run by run: 1; columns: the distance of an invocation's slots
     tile_elems: u32,        // slots per workgroup
+    tile_units: u32,        // held: range units per workgroup
     run_factor: u32,        // fours: what divides by run, see unit_in_tile
     run_shift: u32,
     first_offset: u32,      // fours: the slots of the first run that lie before the chunk
@@ -30,6 +31,9 @@ struct Params {
     qmin: i32,
     qmax: i32,
     divisor: u32,
+    divisor_factor: u32,
+    magnitude_divisor: u32,
+    magnitude_factor: u32,
     zero_scale: u32,
     sign_bit: u32,          // the codes' sign, in place; 0 of unsigned codes
     has_zero_point: u32,

@@ -25,7 +25,7 @@ fn load_one(c: u32, at: u32, i: u32) { bits[c] = x1(at); }
 
 fn visit_four(f: vec4<u32>) -> bool {
     let four = four_of(f);
-    words = words_of(four, unit_recipe);
+    words = words_of(four, unit_recipe.z);
     let certain = by_four && four.certain && sums_by_four();
     if (FUSED) { visit_four_loss(f, steps_of(four), certain && !again); }
     return certain;

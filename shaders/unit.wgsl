@@ -1,6 +1,11 @@
 // What becomes of a range unit's range, for the kernels that decide it.
 
-fn rule() -> Rule { return Rule(params.kind, params.qmin, params.qmax, params.divisor, params.zero_scale); }
+fn rule() -> Rule {
+    return Rule(
+        params.kind, params.qmin, params.qmax, params.divisor, params.divisor_factor, params.magnitude_divisor,
+        params.magnitude_factor, params.zero_scale,
+    );
+}
 
 // How far the range reaches beyond the outermost de-quantized values, where that is more than a step: the
 // unit's largest loss then. Interior losses are about half a step, so that up to a step the grid is the same.

@@ -266,20 +266,25 @@ impl Scheme {
     }
 }
 
-/// A scheme's numbers as integer arithmetic takes them: `divisor` and `zero_scale` are bit patterns.
+/// A scheme's numbers as integer arithmetic takes them: divisors and `zero_scale` are bit patterns, factors what
+/// `exact::float::div_by` divides by them with.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Rule {
     pub(crate) kind: u32,
     pub(crate) qmin: i32,
     pub(crate) qmax: i32,
     pub(crate) divisor: u32,
+    pub(crate) divisor_factor: u32,
+    /// What the largest magnitude is divided by where the range has no width that counts.
+    pub(crate) magnitude_divisor: u32,
+    pub(crate) magnitude_factor: u32,
     pub(crate) zero_scale: u32,
 }
 
 impl Rule {
     /// The kinds, as `shaders/exact/scale.wgsl` has them.
     pub(crate) const MINMAX: u32 = 0;
-    const ABSMAX: u32 = 1;
+    pub(crate) const ABSMAX: u32 = 1;
     pub(crate) const AFFINE: u32 = 2;
     pub(crate) const CAST: u32 = 3;
 
@@ -290,8 +295,24 @@ impl Rule {
             Mapping::Affine => Self::AFFINE,
             Mapping::Cast => Self::CAST,
         };
-        let (divisor, zero_scale) = (scheme.divisor().to_bits(), scheme.zero_scale().to_bits());
-        Self { kind, qmin: scheme.qmin(), qmax: scheme.qmax(), divisor, zero_scale }
+        let (qmin, qmax, divisor) = (scheme.qmin(), scheme.qmax(), scheme.divisor());
+        let magnitude_divisor = if kind == Self::MINMAX { qmax as f32 } else { divisor };
+        Self {
+            kind,
+            qmin,
+            qmax,
+            divisor: divisor.to_bits(),
+            divisor_factor: Self::factor(divisor),
+            magnitude_divisor: magnitude_divisor.to_bits(),
+            magnitude_factor: Self::factor(magnitude_divisor),
+            zero_scale: scheme.zero_scale().to_bits(),
+        }
+    }
+
+    /// `floor((2^55 - 1) / m)` of a divisor's significand, below 2^32.
+    fn factor(divisor: f32) -> u32 {
+        let m = (divisor.to_bits() & 0x007f_ffff) | 0x0080_0000;
+        (((1u64 << 55) - 1) / u64::from(m)) as u32
     }
 }
 

@@ -33,7 +33,7 @@ fn four_of(b: vec4<u32>) -> FourFields {
     return FourFields(four_bf16(b), most < 0x7f7f8000u);
 }
 
-fn words_of(four: FourFields, r: Recipe) -> vec2<u32> { return pack(four.fields); }
+fn words_of(four: FourFields, z: i32) -> vec2<u32> { return pack(four.fields); }
 
 // Of casts the loss is summed apart.
 fn steps_of(four: FourFields) -> vec4<u32> { return four.fields; }

@@ -31,9 +31,9 @@ fn four_of(b: vec4<u32>) -> FourSteps {
     return four_steps(b, unit_quick);
 }
 
-fn words_of(four: FourSteps, r: Recipe) -> vec2<u32> {
-    if (CODE_BITS == 16u) { return pack((signed_steps(four) + bitcast<u32>(r.z)) & vec4<u32>(FIELD)); }
-    return vec2<u32>(pack_steps(four.steps, four.neg, r.z), 0u);
+fn words_of(four: FourSteps, z: i32) -> vec2<u32> {
+    if (CODE_BITS == 16u) { return pack((signed_steps(four) + bitcast<u32>(z)) & vec4<u32>(FIELD)); }
+    return vec2<u32>(pack_steps(four.steps, four.neg, z), 0u);
 }
 
 fn steps_of(four: FourSteps) -> vec4<u32> { return four.steps; }

@@ -175,6 +175,24 @@ fn four_steps(b: vec4<u32>, q: Quick) -> FourSteps {
     return FourSteps(guess - (d >> vec4<u32>(31u)), neg, far && min(min(d.x, d.y), min(d.z, d.w)) >= 1024u);
 }
 
+// What four_inner_steps needs of a scale.
+fn inner_quick(s: u32) -> Quick {
+    let ms = significand(s);
+    return Quick(base(s), factor_of(ms, false), 0u, 0u, ms + 512u, ms << 1u);
+}
+
+// `four_steps` of values that are finite and have codes of at most 127 steps that are not clipped. Z is below 255 ms then, and so
+// below 2^32.
+fn four_inner_steps(b: vec4<u32>, q: Quick) -> FourSteps {
+    let neg = b >= vec4<u32>(SIGN);
+    let c = max(b & vec4<u32>(MAGNITUDE), vec4<u32>(q.low)) - q.low;
+    let m = (c & vec4<u32>(0x007fffffu)) | vec4<u32>(HIDDEN);
+    let z = m << ((c >> vec4<u32>(23u)) & vec4<u32>(31u));
+    let guess = ((z >> vec4<u32>(16u)) * q.factor + (0x00200000u + q.factor + 128u)) >> vec4<u32>(22u);
+    let d = z + q.middle - guess * q.step;
+    return FourSteps(guess - (d >> vec4<u32>(31u)), neg, min(min(d.x, d.y), min(d.z, d.w)) >= 1024u);
+}
+
 // `wide` of four values; in doubt is what is clipped or not finite.
 fn four_wide_steps(b: vec4<u32>, q: Quick) -> FourSteps {
     let neg = b >= vec4<u32>(SIGN);

@@ -45,6 +45,11 @@ fn from_lo_key(key: u32) -> u32 {
     return select(b, 0u, b == SIGN);
 }
 
+// Keys of magnitudes: the same for both signs, in the order of magnitudes; of what is not finite below 0x01000000.
+fn magnitude_keys(b: vec4<u32>) -> vec4<u32> { return (b << vec4<u32>(1u)) + 2u * HIDDEN; }
+
+fn from_magnitude_key(key: u32) -> u32 { return (max(key, 2u * HIDDEN) - 2u * HIDDEN) >> 1u; }
+
 // Significand and exponent of a finite magnitude; m = 0 of zero. A subnormal is shifted up until its leading
 // one stands at bit 23; `| 1` keeps countLeadingZeros defined for zero.
 fn parts(a: u32) -> Parts {
@@ -173,6 +178,20 @@ fn div(a: u32, b: u32) -> u32 {
         q = (q << 1u) | select(0u, 1u, fits);
     }
     return round_pack(sign, (q << 1u) | select(0u, 1u, r != 0u), x.e - y.e - 27);
+}
+
+// a / d of finite values, d > 0 and normal, factor = floor((2^55 - 1) / md). With N = 2^8 ma the quotient N * 2^23 / md is
+// below 2^32, and 2^30 or more unless a is 0. N * factor / 2^32 is low by less than one, and so what is below the point
+// by less than two: one correction makes it whole, and what is left of the dividend, below 2^25, is sticky.
+fn div_by(a: u32, d: u32, factor: u32) -> u32 {
+    let x = parts(a & MAGNITUDE);
+    let y = parts(d);
+    let low = mul_hi(x.m << 8u, factor);
+    let r = (x.m << 31u) - low * y.m;
+    let more = r >= y.m;
+    let q = low + select(0u, 1u, more);
+    let sticky = select(0u, 1u, r != select(0u, y.m, more));
+    return round_pack((a ^ d) & SIGN, q | sticky, x.e - y.e - 31);
 }
 
 fn from_int(q: i32) -> u32 { return round_pack(select(0u, SIGN, q < 0), unsigned_abs(q), 0); }

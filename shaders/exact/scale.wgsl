@@ -5,13 +5,16 @@ const KIND_ABSMAX = 1u;
 const KIND_AFFINE = 2u;
 const KIND_CAST = 3u;
 
-// A scheme's numbers; the last two are bit patterns.
+// A scheme's numbers; all but kind, codes and factors are bit patterns.
 struct Rule {
     kind: u32,
     qmin: i32,
     qmax: i32,
-    divisor: u32,       // what the range is divided by
-    zero_scale: u32,    // what stands in for a scale of 0
+    divisor: u32,               // what the range is divided by
+    divisor_factor: u32,        // and its factor, see div_by
+    magnitude_divisor: u32,     // what the largest magnitude is divided by
+    magnitude_factor: u32,
+    zero_scale: u32,            // what stands in for a scale of 0
 }
 
 // min(lo, 0)
@@ -28,25 +31,25 @@ fn cast_scale(amax: u32) -> u32 {
 }
 
 // The scale of a range, never 0: amax / divisor, or (hi - lo) / divisor, and where hi - lo overflows hi / divisor - lo /
-// divisor. One division for all of them: a software adapter computes every branch.
+// divisor.
 fn scale_of(lo: u32, hi: u32, r: Rule) -> u32 {
     let amax = max(lo & MAGNITUDE, hi & MAGNITUDE);
     if (r.kind == KIND_CAST) { return select(cast_scale(amax), r.zero_scale, amax == 0u); }
     let affine = r.kind == KIND_AFFINE;
+    if (!affine && (r.kind != KIND_MINMAX || lo == hi)) { return scale_of_magnitude(amax, r); }
     let left = select(lo, up_to_zero(lo), affine);
     let right = select(hi, down_to_zero(hi), affine);
-    let by_width = affine || (r.kind == KIND_MINMAX && lo != hi);
     let width = sub(right, left);
-    let parted = by_width && !is_finite(width);
-    let divisor = select(r.divisor, from_int(r.qmax), r.kind == KIND_MINMAX && !by_width);
-    var part = select(select(amax, width, by_width), right, parted);
-    var s = 0u;
-    for (var i = 0u; i < select(1u, 2u, parted); i++) {
-        s = add(s, div(part, divisor));         // from +0, which changes nothing
-        part = left ^ SIGN;
-    }
-    return select(s, r.zero_scale, s == 0u);
+    if (is_finite(width)) { return scale_or(div_by(width, r.divisor, r.divisor_factor), r); }
+    let above = div_by(right, r.divisor, r.divisor_factor);
+    return scale_or(sub(above, div_by(left, r.divisor, r.divisor_factor)), r);
 }
+
+fn scale_of_magnitude(amax: u32, r: Rule) -> u32 {
+    return scale_or(div_by(amax, r.magnitude_divisor, r.magnitude_factor), r);
+}
+
+fn scale_or(s: u32, r: Rule) -> u32 { return select(s, r.zero_scale, s == 0u); }
 
 // The zero point of a range with this scale: clamp(rne(qmin - min(lo, 0) / s)). The quotient is at most some 2^17, so
 // that nothing overflows.

@@ -167,6 +167,32 @@ pub(crate) fn four_steps(b: [u32; 4], q: &Quick) -> Option<[i32; 4]> {
     Some(steps)
 }
 
+/// What `four_inner_steps` needs of a scale.
+#[cfg(test)]
+pub(crate) fn inner_quick(s: u32) -> Quick {
+    let ms = significand(s);
+    Quick { low: base(s), factor: factor_of(ms, false), window_p: 0, window_n: 0, middle: ms + 512, step: ms << 1 }
+}
+
+/// `four_steps` of finite values that are not clipped.
+#[cfg(test)]
+pub(crate) fn four_inner_steps(b: [u32; 4], q: &Quick) -> Option<[i32; 4]> {
+    let mut steps = [0; 4];
+    for (step, b) in steps.iter_mut().zip(b) {
+        let c = (b & MAGNITUDE).max(q.low) - q.low;
+        let m = (c & 0x007f_ffff) | 0x0080_0000;
+        let z = m << ((c >> 23) & 31);
+        let guess = ((z >> 16) * q.factor + (0x0020_0000 + q.factor + 128)) >> 22;
+        let d = z.wrapping_add(q.middle).wrapping_sub(guess.wrapping_mul(q.step));
+        if d < 1024 {
+            return None;
+        }
+        let k = (guess - (d >> 31)).cast_signed();
+        *step = if b >= 0x8000_0000 { -k } else { k };
+    }
+    Some(steps)
+}
+
 /// The same for codes of more than 255 steps.
 #[cfg(test)]
 pub(crate) fn four_wide_steps(b: [u32; 4], q: &Quick) -> Option<[i32; 4]> {
@@ -296,6 +322,10 @@ mod tests {
             let four = if is_wide { four_wide_steps } else { four_steps }([b; 4], &quick(r));
             assert!(four.is_none_or(|four| four == [found.0; 4]), "x {b:#010x}, s {:#010x}, {codes:?}", r.s);
             assert!(four.is_none() || !found.1 && (b & MAGNITUDE) < INF, "x {b:#010x} is to be counted");
+            if codes.1.min(-codes.0) <= 127 && codes.2 == 0 && found.0.abs() <= 127 && !found.1 && (b & MAGNITUDE) < INF {
+                let inner = four_inner_steps([b; 4], &inner_quick(r.s));
+                assert!(inner.is_none_or(|four| four == [found.0; 4]), "x {b:#010x}, s {:#010x}, inner", r.s);
+            }
         }
     }
 

@@ -46,6 +46,17 @@ pub(crate) fn from_lo_key(key: u32) -> u32 {
     if b == SIGN { 0 } else { b }
 }
 
+/// The keys of four magnitudes.
+#[cfg(test)]
+pub(crate) fn magnitude_keys(b: [u32; 4]) -> [u32; 4] {
+    b.map(|b| (b << 1).wrapping_add(2 * HIDDEN))
+}
+
+#[cfg(test)]
+pub(crate) fn from_magnitude_key(key: u32) -> u32 {
+    (key.max(2 * HIDDEN) - 2 * HIDDEN) >> 1
+}
+
 pub(crate) fn parts(a: u32) -> Parts {
     let exponent = a >> 23;
     let fraction = a & 0x007f_ffff;
@@ -168,6 +179,18 @@ pub(crate) fn div(a: u32, b: u32) -> u32 {
     round_pack(sign, (q << 1) | u32::from(r != 0), x.e - y.e - 27)
 }
 
+/// `a / d` for a normal `d > 0` whose factor is `floor((2^55 - 1) / md)`.
+pub(crate) fn div_by(a: u32, d: u32, factor: u32) -> u32 {
+    let x = parts(a & MAGNITUDE);
+    let y = parts(d);
+    let low = mul_hi(x.m << 8, factor);
+    let r = (x.m << 31).wrapping_sub(low.wrapping_mul(y.m));
+    let more = r >= y.m;
+    let q = low + u32::from(more);
+    let sticky = u32::from(r != if more { y.m } else { 0 });
+    round_pack((a ^ d) & SIGN, q | sticky, x.e - y.e - 31)
+}
+
 pub(crate) fn from_int(q: i32) -> u32 {
     round_pack(if q < 0 { SIGN } else { 0 }, unsigned_abs(q), 0)
 }
@@ -212,6 +235,10 @@ mod tests {
             check("mul", a, b, mul(a, b), x * y);
             if b & MAGNITUDE != 0 {
                 check("div", a, b, div(a, b), x / y);
+            }
+            if (HIDDEN..INF).contains(&b) {
+                let factor = u32::try_from(((1u64 << 55) - 1) / u64::from(parts(b).m)).unwrap();
+                check("div_by", a, b, div_by(a, b, factor), x / y);
             }
             let k = a >> 15;
             if k != 0 && b & MAGNITUDE != 0 {

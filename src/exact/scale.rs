@@ -1,6 +1,6 @@
 //! From a range to a scale and a zero point, on bit patterns; twin of `shaders/exact/scale.wgsl`, which explains it.
 
-use super::float::{MAGNITUDE, add, div, from_int, is_finite, parts, round_pack, sub, to_int};
+use super::float::{MAGNITUDE, div, div_by, from_int, is_finite, parts, round_pack, sub, to_int};
 use crate::scheme::Rule;
 
 pub(crate) fn up_to_zero(lo: u32) -> u32 {
@@ -22,15 +22,23 @@ pub(crate) fn scale_of(lo: u32, hi: u32, r: Rule) -> u32 {
         return if amax == 0 { r.zero_scale } else { cast_scale(amax) };
     }
     let affine = r.kind == Rule::AFFINE;
-    let (from, to) = if affine { (up_to_zero(lo), down_to_zero(hi)) } else { (lo, hi) };
-    let by_width = affine || (r.kind == Rule::MINMAX && lo != hi);
-    let width = sub(to, from);
-    let divisor = if r.kind == Rule::MINMAX && !by_width { from_int(r.qmax) } else { r.divisor };
-    let s = if by_width && !is_finite(width) {
-        add(div(to, divisor), div(from ^ 0x8000_0000, divisor))
-    } else {
-        div(if by_width { width } else { amax }, divisor)
-    };
+    if !affine && (r.kind != Rule::MINMAX || lo == hi) {
+        return scale_of_magnitude(amax, r);
+    }
+    let (left, right) = if affine { (up_to_zero(lo), down_to_zero(hi)) } else { (lo, hi) };
+    let width = sub(right, left);
+    if is_finite(width) {
+        return scale_or(div_by(width, r.divisor, r.divisor_factor), r);
+    }
+    let above = div_by(right, r.divisor, r.divisor_factor);
+    scale_or(sub(above, div_by(left, r.divisor, r.divisor_factor)), r)
+}
+
+pub(crate) fn scale_of_magnitude(amax: u32, r: Rule) -> u32 {
+    scale_or(div_by(amax, r.magnitude_divisor, r.magnitude_factor), r)
+}
+
+pub(crate) fn scale_or(s: u32, r: Rule) -> u32 {
     if s == 0 { r.zero_scale } else { s }
 }
 

@@ -3,7 +3,7 @@
 use super::Gpu;
 use super::job::Dispatch;
 use super::shader::{
-    self, ALONE_ELEMS, Kernel, LOSS_WORDS, MIN_RUN, ONCE_LEAST_ELEMS, ONCE_UNITS, Params, Program, RECIPE_WORDS,
+    self, HELD_ELEMS, Kernel, LOSS_WORDS, MIN_RUN, ONCE_LEAST_ELEMS, ONCE_UNITS, Params, Program, RECIPE_WORDS, Shape,
 };
 use crate::layout::{Chunk, RangeUnits, Slots, saturate};
 use std::ops::Range;
@@ -133,28 +133,39 @@ impl Gpu {
         (tile_elems <= most).then(|| saturate(tile_elems))
     }
 
-    /// Whether an invocation quantizes a whole range unit, which beats waiting for a workgroup on all that was measured.
-    fn takes_units_alone(&self, params: &Params) -> bool {
-        let fits = params.units > 1 && params.run.is_multiple_of(8) && params.run <= ALONE_ELEMS;
-        self.tuning.unit_per_invocation && fits
-    }
-
     /// A dispatch that visits every slot of a chunk, as rows.
     pub(super) fn over_rows<B: Clone>(&self, program: Program, params: Params, buffers: &[(u32, &B)]) -> Dispatch<B> {
         let kernel = program.kernel;
-        let most = kernel.tile_elems(self.tuning.workgroup);
-        let alone = kernel.may_be_alone() && self.takes_units_alone(&params);
-        let tile_elems = match () {
-            () if alone => params.run * self.tuning.workgroup,
-            () if kernel.is_once() => params.tile_elems,
-            () => fit_tile(most, &params),
+        let (shape, params) = if let Some((shape, params)) = self.held(kernel, &params) {
+            (shape, params)
+        } else {
+            let most = kernel.tile_elems(self.tuning.workgroup);
+            let tile_elems = if kernel.is_once() { params.tile_elems } else { fit_tile(most, &params) };
+            let params = Params { tile_elems, ..params };
+            let whole = !kernel.writes_values() || params.elems.is_multiple_of(4);
+            match fours(&params).filter(|_| whole && kernel.takes_fours()) {
+                Some(params) => (Shape::Fours, params),
+                None => (Shape::Any, params),
+            }
         };
-        let params = Params { tile_elems, ..params };
-        let whole = !kernel.writes_values() || params.elems.is_multiple_of(4);
-        let fours = fours(&params).filter(|_| whole && !alone);
-        let workgroups = u64::from(params.elems).div_ceil(tile_elems.into());
-        let program = program.fours(fours.is_some()).alone(alone);
-        Dispatch::new(program, fours.unwrap_or(params), buffers, workgroups)
+        let workgroups = u64::from(params.elems).div_ceil(params.tile_elems.into());
+        Dispatch::new(program.shape(shape), params, buffers, workgroups)
+    }
+
+    /// Where invocations can hold their slots, the form for it: a chunk of whole units, of whole pieces each.
+    fn held(&self, kernel: Kernel, params: &Params) -> Option<(Shape, Params)> {
+        let &Params { elems, run, .. } = params;
+        let most = HELD_ELEMS * self.tuning.workgroup;
+        let whole = run > 0 && run.is_multiple_of(HELD_ELEMS) && elems.is_multiple_of(run) && params.first_left == run;
+        if !self.tuning.held || kernel != Kernel::QuantizeOnce || !whole || run > most || params.row_slots > 0 {
+            return None;
+        }
+        let tile_units = most / run;
+        let tile_elems = tile_units * run;
+        let shape = Shape::Held { alone: run == HELD_ELEMS, unclipped: params.unclipped() };
+        // Where there is one unit, it is the first.
+        let params = fours(&Params { tile_elems, tile_units, ..*params })?;
+        Some((shape, Params { run, ..params }))
     }
 
     /// The same for a reduction per range unit: run by run or as columns where runs are short.

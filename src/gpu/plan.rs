@@ -261,10 +261,10 @@ impl Gpu {
         let (is_ranges, is_scales) = (work == Work::Ranges, work == Work::Scales);
         let computes = source == Source::Tensor;
         let elementwise = !is_ranges && !is_scales;
+        let in_vectors = work.writes_values() || dispatches.iter().any(|d| d.program.shape.is_held());
         let needs = Role::ALL.map(|role| match role {
             Role::Input => need(!is_scales, in_bytes, vector_bytes, false),
-            // Values are written in vectors.
-            Role::Output => need(elementwise, out_bytes, if work.writes_values() { 16 } else { 4 }, true),
+            Role::Output => need(elementwise, out_bytes, if in_vectors { 16 } else { 4 }, true),
             Role::Scales => {
                 need(!is_ranges && (!scheme.is_cast() || has_loss), unit_bytes, 4, computes || scheme.is_cast())
             }

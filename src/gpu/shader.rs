@@ -100,10 +100,38 @@ pub struct Program {
     pub input: ElemType,
     /// Whether its parameters are rows of a table, one per tensor of a batch.
     pub batched: bool,
-    /// Whether each vector of four slots lies in one run and is read as it lies.
-    pub fours: bool,
-    /// Whether an invocation quantizes a whole range unit.
-    pub alone: bool,
+    /// What chunks it is for.
+    pub shape: Shape,
+}
+
+/// What chunks a program is for, and which slots an invocation takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Shape {
+    /// Any: each slot may be looked up by itself.
+    Any,
+    /// Each vector of four slots lies in one run and is read as it lies.
+    Fours,
+    /// Whole units of pieces of 32 slots, each an invocation's, which reads it once.
+    Held {
+        /// Whether a unit is one piece.
+        alone: bool,
+        /// Whether no unit's own scale clips a finite value, and codes have at most 127 steps.
+        unclipped: bool,
+    },
+}
+
+impl Shape {
+    const HELD: [Self; 4] = [
+        Self::Held { alone: false, unclipped: false },
+        Self::Held { alone: false, unclipped: true },
+        Self::Held { alone: true, unclipped: false },
+        Self::Held { alone: true, unclipped: true },
+    ];
+
+    /// Whether invocations hold their slots, and write their codes in vectors.
+    pub(super) fn is_held(self) -> bool {
+        matches!(self, Self::Held { .. })
+    }
 }
 
 impl Program {
@@ -111,17 +139,13 @@ impl Program {
     pub fn new(kernel: Kernel, scheme: Scheme, input: ElemType) -> Self {
         let codec = if kernel.sees_codes() { Codec::of(scheme) } else { Codec::ALL[0] };
         let input = if kernel.sees_input() { input } else { ElemType::F32 };
-        Self { kernel, codec, input, batched: false, fours: kernel.is_once(), alone: false }
+        let shape = if kernel.is_once() { Shape::Fours } else { Shape::Any };
+        Self { kernel, codec, input, batched: false, shape }
     }
 
-    /// The same for chunks of vectors, if there is one.
-    pub(super) fn fours(self, fours: bool) -> Self {
-        Self { fours: self.kernel.is_once() || fours && self.kernel.takes_fours(), ..self }
-    }
-
-    /// The same with an invocation for each range unit, or not.
-    pub(super) fn alone(self, alone: bool) -> Self {
-        Self { alone, ..self }
+    /// The same for other chunks.
+    pub(super) fn shape(self, shape: Shape) -> Self {
+        Self { shape, ..self }
     }
 
     /// The same for a batch of tensors.
@@ -143,18 +167,10 @@ impl Program {
                     continue;
                 }
                 for &input in if kernel.sees_input() { ElemType::ALL } else { &ElemType::ALL[..1] } {
-                    for fours in [false, true] {
-                        if if fours { !kernel.takes_fours() } else { kernel.is_once() } {
-                            continue;
-                        }
-                        for alone in [false, true] {
-                            if alone && !kernel.may_be_alone() {
-                                continue;
-                            }
-                            all.push(Self { kernel, codec, input, batched: false, fours, alone });
-                            if kernel.is_batched() {
-                                all.push(Self { kernel, codec, input, batched: true, fours, alone });
-                            }
+                    for shape in kernel.shapes(codec) {
+                        all.push(Self { kernel, codec, input, batched: false, shape });
+                        if kernel.is_batched() {
+                            all.push(Self { kernel, codec, input, batched: true, shape });
                         }
                     }
                 }
@@ -172,11 +188,13 @@ impl Program {
         if self.kernel.sees_input() {
             write!(label, "+{}", self.input.name()).expect("writing to a string cannot fail");
         }
-        if self.fours && !self.kernel.is_once() {
-            label.push_str("+fours");
-        }
-        if self.alone {
-            label.push_str("+alone");
+        match self.shape {
+            Shape::Fours if !self.kernel.is_once() => label.push_str("+fours"),
+            Shape::Held { alone, unclipped } => {
+                label.push_str(if alone { "+alone" } else { "+held" });
+                label.push_str(if unclipped { "+unclipped" } else { "" });
+            }
+            _ => {}
         }
         if self.batched {
             label.push_str("+batch");
@@ -203,8 +221,8 @@ pub struct Tuning {
     pub timestamps: bool,
     /// Whether range units that a workgroup can take are quantized in one pass.
     pub one_pass: bool,
-    /// Whether an invocation takes a whole range unit then, if that is short, and not a workgroup many.
-    pub unit_per_invocation: bool,
+    /// Whether invocations hold their slots then, where units are made of pieces of 32.
+    pub held: bool,
 }
 
 impl Default for Tuning {
@@ -218,7 +236,7 @@ impl Default for Tuning {
             timeout_seconds: 600,
             timestamps: false,
             one_pass: true,
-            unit_per_invocation: true,
+            held: true,
         }
     }
 }
@@ -260,10 +278,10 @@ impl Tuning {
         Self { one_pass, ..self }
     }
 
-    /// The same, with an invocation for each short range unit, or a workgroup for some.
+    /// The same, with invocations that hold their slots where that is possible, or that always read them twice.
     #[must_use]
-    pub fn unit_per_invocation(self, unit_per_invocation: bool) -> Self {
-        Self { unit_per_invocation, ..self }
+    pub fn held(self, held: bool) -> Self {
+        Self { held, ..self }
     }
 
     /// The same, taking each kernel's time.
@@ -291,6 +309,8 @@ pub struct Params {
     pub stride: u32,
     /// Slots per workgroup.
     pub tile_elems: u32,
+    /// Range units per workgroup, where invocations hold their slots.
+    pub tile_units: u32,
     /// What divides by `run` within a tile of a chunk of vectors.
     pub run_factor: u32,
     /// The bits that are dropped then.
@@ -329,6 +349,12 @@ pub struct Params {
     pub qmax: i32,
     /// What the range is divided by.
     pub divisor: u32,
+    /// Its factor.
+    pub divisor_factor: u32,
+    /// What the largest magnitude is divided by.
+    pub magnitude_divisor: u32,
+    /// Its factor.
+    pub magnitude_factor: u32,
     /// What stands in for a scale of 0.
     pub zero_scale: u32,
     /// The codes' sign, in place.
@@ -364,15 +390,25 @@ pub struct Params {
 }
 
 impl Params {
+    /// Whether no finite value is clipped by its unit's own scale, and codes have at most 127 steps.
+    pub(super) fn unclipped(&self) -> bool {
+        let over_last_code = f32::from_bits(self.magnitude_divisor) == self.qmax as f32;
+        self.kind == Rule::ABSMAX && over_last_code && self.qmax <= 127
+    }
+
     /// The numbers of a scheme; nothing of a tensor yet.
     pub(super) fn of(spec: &Spec) -> Self {
-        let Rule { kind, qmin, qmax, divisor, zero_scale } = Rule::new(spec.scheme);
+        let Rule { kind, qmin, qmax, divisor, divisor_factor, magnitude_divisor, magnitude_factor, zero_scale } =
+            Rule::new(spec.scheme);
         let code = spec.scheme.code();
         Self {
             kind,
             qmin,
             qmax,
             divisor,
+            divisor_factor,
+            magnitude_divisor,
+            magnitude_factor,
             zero_scale,
             sign_bit: if code.is_signed() { 1 << (code.bits() - 1) } else { 0 },
             has_zero_point: spec.scheme.has_zero_point().into(),
@@ -388,8 +424,8 @@ pub(super) const MIN_RUN: u32 = 64;
 pub(super) const ONCE_UNITS: u32 = 128;
 /// The most slots of such a tile; `unit_in_tile` is proven for twice as many.
 pub(super) const ONCE_ELEMS: u32 = 1 << 14;
-/// The longest units that an invocation takes, in slots.
-pub(super) const ALONE_ELEMS: u32 = 64;
+/// The slots that an invocation holds.
+pub(super) const HELD_ELEMS: u32 = 32;
 /// The slots that a tile has at least, where units are short.
 pub(super) const ONCE_LEAST_ELEMS: u32 = 1 << 12;
 /// Words per range unit in the buffer of recipes: what quantize needs of a scale.
@@ -419,7 +455,7 @@ const BATCH: &str = include_str!("../../shaders/batch.wgsl");
 const UNIT: &str = include_str!("../../shaders/unit.wgsl");
 const TRAVERSE: &str = include_str!("../../shaders/traverse.wgsl");
 const FOURS: &str = include_str!("../../shaders/fours.wgsl");
-const ALONE: &str = include_str!("../../shaders/alone.wgsl");
+const HELD: &str = include_str!("../../shaders/held.wgsl");
 const ROWS: &str = include_str!("../../shaders/rows.wgsl");
 const VECTORS: &str = include_str!("../../shaders/vectors.wgsl");
 const COLUMNS: &str = include_str!("../../shaders/columns.wgsl");
@@ -536,7 +572,7 @@ impl Kernel {
     }
 
     /// Whether there is a form of it for chunks of vectors.
-    fn takes_fours(self) -> bool {
+    pub(super) fn takes_fours(self) -> bool {
         self.is_once()
             || matches!(
                 self,
@@ -544,9 +580,20 @@ impl Kernel {
             )
     }
 
-    /// Whether there is a form of it with an invocation for each range unit.
-    pub(super) fn may_be_alone(self) -> bool {
-        matches!(self, Self::QuantizeOnce | Self::FakeQuantizeOnce)
+    /// The chunks that there are forms of it for.
+    fn shapes(self, codec: Codec) -> Vec<Shape> {
+        let mut shapes = vec![];
+        if !self.is_once() {
+            shapes.push(Shape::Any);
+        }
+        if self.takes_fours() {
+            shapes.push(Shape::Fours);
+        }
+        if self == Self::QuantizeOnce {
+            let exists = |shape: &Shape| !matches!(shape, Shape::Held { unclipped: true, .. }) || codec.bits() < 16;
+            shapes.extend(Shape::HELD.into_iter().filter(exists));
+        }
+        shapes
     }
 
     fn writes_codes(self) -> bool {
@@ -586,8 +633,9 @@ impl Kernel {
         if self.is_once() { elems.min(ONCE_ELEMS) } else { elems }
     }
 
-    fn fragments(self) -> &'static [&'static str] {
+    fn fragments(self, shape: Shape) -> &'static [&'static str] {
         match self {
+            _ if shape.is_held() => &[TALLY, UNIT, HELD],
             Self::Clear => &[include_str!("../../shaders/clear.wgsl")],
             Self::MinMax => &[include_str!("../../shaders/min_max.wgsl")],
             Self::Observe => &[OBSERVE, include_str!("../../shaders/observe.wgsl")],
@@ -622,7 +670,7 @@ fn input_fragment(input: ElemType) -> &'static str {
 
 /// The WGSL text of a program, as the device gets it.
 pub fn shader_source(program: Program, workgroup: u32) -> String {
-    let Program { kernel, codec, input, batched, fours, alone } = program;
+    let Program { kernel, codec, input, batched, shape } = program;
     let mut text = String::new();
     let mut define = |name: &str, value: &dyn std::fmt::Display, suffix: &str| {
         writeln!(text, "const {name} = {value}{suffix};").expect("writing to a string cannot fail");
@@ -638,6 +686,8 @@ pub fn shader_source(program: Program, workgroup: u32) -> String {
     define("FIELD", &((1u32 << codec.bits()) - 1), "u");
     define("HALF", &(codec == Codec::F16), "");
     define("FUSED", &matches!(kernel, Kernel::QuantizeLoss | Kernel::QuantizeOnceLoss), "");
+    define("ALONE", &matches!(shape, Shape::Held { alone: true, .. }), "");
+    define("UNCLIPPED", &matches!(shape, Shape::Held { unclipped: true, .. }), "");
     define("STORE_ERRORS", &(kernel == Kernel::AbsErrorStore), "");
     define("LOSS_WORDS", &LOSS_WORDS, "u");
     define("MAX_AT", &MAX_AT, "u");
@@ -661,16 +711,16 @@ pub fn shader_source(program: Program, workgroup: u32) -> String {
         fragments.push(SCALE);
     }
     if !matches!(kernel, Kernel::Clear | Kernel::Observe | Kernel::Scale) {
-        fragments.extend(match (fours, kernel.reduces()) {
-            _ if alone => &[ALONE][..],
-            (true, _) if kernel.is_once() => &[FOURS, ONCE],
-            (true, _) => &[FOURS],
-            (false, true) => &[TRAVERSE, COLUMNS],
-            (false, false) => &[TRAVERSE, ROWS],
+        fragments.extend(match shape {
+            Shape::Held { .. } => &[][..],
+            Shape::Fours if kernel.is_once() => &[FOURS, ONCE],
+            Shape::Fours => &[FOURS],
+            Shape::Any if kernel.reduces() => &[TRAVERSE, COLUMNS],
+            Shape::Any => &[TRAVERSE, ROWS],
         });
     }
     if kernel.writes_values() {
-        fragments.push(if fours { VECTORS } else { VALUES });
+        fragments.push(if shape == Shape::Fours { VECTORS } else { VALUES });
     }
     if kernel.sees_codes() {
         fragments.extend([GRID, PACK]);
@@ -689,7 +739,7 @@ pub fn shader_source(program: Program, workgroup: u32) -> String {
     if kernel.sees_input() {
         fragments.push(input_fragment(input));
     }
-    for fragment in fragments.iter().chain(kernel.fragments()) {
+    for fragment in fragments.iter().chain(kernel.fragments(shape)) {
         text.push('\n');
         text.push_str(fragment);
     }

@@ -158,6 +158,28 @@ pub(super) fn given_scales(scheme: Scheme) -> [Case; 2] {
     ]
 }
 
+/// Units whose own scales are, or nearly are, each of the scales, of one and of several pieces of 32, with values near the
+/// halfway points of it; what is not finite is among some of them.
+pub(super) fn own_scales(scheme: Scheme) -> [Case; 2] {
+    let mut rng = Rng::new(SEED + 6);
+    let scales = scale_bits(&mut rng);
+    [32, 96].map(|run: usize| {
+        let mut bits = Vec::with_capacity(scales.len() * run);
+        for (row, &s) in scales.iter().enumerate() {
+            let amax = ((f64::from(f32::from_bits(s)) * f64::from(scheme.divisor())) as f32).min(f32::MAX).to_bits();
+            bits.extend((0..run).map(|i| match i {
+                _ if i == row % run => amax | (rng.next_u32() & SIGN),
+                _ if row % 16 == 5 && i % 8 == 3 => special(&mut rng, row + i),
+                _ => {
+                    let near = near_halfway(&mut rng, scheme, (s, 0), row + i);
+                    (near & !SIGN).min(amax) | (near & SIGN)
+                }
+            }));
+        }
+        Case::new("values around each unit's own scale", bits, &[scales.len(), run], Granularity::Channel(0))
+    })
+}
+
 /// Codes and scales from elsewhere: every code, or any, with each scale, and values that have little to do with them.
 pub(super) fn foreign_codes(scheme: Scheme) -> (Case, Vec<u8>) {
     let mut rng = Rng::new(SEED + 1);

@@ -279,8 +279,13 @@ fn compare(
         let (case, codes) = cases::foreign_codes(scheme);
         test.codes(&case, codes)?;
         for case in cases::borders(workgroup).into_iter().chain(cases::contention()).map(|case| case.of(scheme)) {
+            test.quantize(&case, Kernel::MinMax, LossDetail::None)?;
             test.quantize(&case, Kernel::MinMax, LossDetail::Summary)?;
             test.fake_quantize(&case)?;
+        }
+        for case in cases::own_scales(scheme).map(|case| case.of(scheme)) {
+            test.quantize(&case, Kernel::MinMax, LossDetail::None)?;
+            test.quantize(&case, Kernel::MinMax, LossDetail::Summary)?;
         }
         // Short units again, by the kernels that quantize in two passes.
         let mut test = Test { path: twice, scheme, found: &mut found };

@@ -1,0 +1,153 @@
+// Quantize in one read: an invocation holds 32 neighbouring slots from their range to their codes. For chunks of whole units
+// that follow each other, each of a multiple of 32 slots and at most a workgroup's. Twin: src/cpu/quantize.rs.
+// Needs from the prelude: ALONE, whether a unit is one invocation's; UNCLIPPED, whether no finite value is clipped by its
+// unit's own scale, and codes have at most 127 steps: by the largest magnitude over the last code, where neither the scale nor
+// the quotient is off by more than 2^-24 of itself.
+
+@group(0) @binding(3) var<storage, read_write> scales: array<u32>;
+@group(0) @binding(4) var<storage, read_write> codes: array<vec4<u32>>;
+@group(0) @binding(6) var<storage, read_write> zero_points: array<i32>;
+
+var<workgroup> unit_hi: array<atomic<u32>, WORKGROUP>;
+var<workgroup> unit_lo: array<atomic<u32>, WORKGROUP>;
+
+var<private> hi: u32;
+var<private> lo: u32;           // UNCLIPPED: the complement of the least key, for what is not finite has the least ones
+var<private> doubt: u32;        // bit k: the invocation's k-th vector of four is to be visited slot by slot
+var<private> own: Recipe;
+
+@compute @workgroup_size(WORKGROUP)
+fn quantize(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let tile = tile_of(group, groups);
+    let nth = tile * (params.tile_elems / 4u) + 8u * lane;
+    let exists = 32u * lane < params.tile_elems && 4u * nth < params.elems;
+    let v = select(0u, nth, exists);
+    let a = x4(v);
+    let b = x4(v + 1u);
+    let c = x4(v + 2u);
+    let d = x4(v + 3u);
+    let e = x4(v + 4u);
+    let f = x4(v + 5u);
+    let g = x4(v + 6u);
+    let h = x4(v + 7u);
+    fold(a);
+    fold(b);
+    fold(c);
+    fold(d);
+    fold(e);
+    fold(f);
+    fold(g);
+    fold(h);
+    let finite = UNCLIPPED && ~lo >= 2u * HIDDEN;
+    let slot = select((32u * lane * params.run_factor) >> (params.run_shift & 31u), lane, ALONE);
+    if (!ALONE) { share(lane, slot, exists); }
+    if (!exists) { return; }
+    let unit = params.first_unit + tile * params.tile_units + slot;
+    var s: u32;
+    var z = 0;
+    if (UNCLIPPED) {
+        s = scale_of_magnitude(from_magnitude_key(hi), rule());
+    } else {
+        let least = from_lo_key(lo);
+        s = scale_of(least, from_hi_key(hi), rule());
+        z = zero_point_of(least, s, rule());
+    }
+    // The unit's first invocation.
+    if (ALONE || slot * params.run == 32u * lane) {
+        scales[params.scales_at + unit] = s;
+        if (params.has_zero_point == 1u) { zero_points[params.zero_points_at + unit] = z; }
+    }
+    doubt = select(0xffu, 0u, is_quick(s) && (finite || !UNCLIPPED));
+    if (UNCLIPPED) {
+        unit_quick = inner_quick(s);
+    } else {
+        own = recipe(s, z, params.qmin, params.qmax, CODE_BITS == 16u);
+        unit_quick = quick(own);
+    }
+    let first = params.out_at + v * CODE_BITS / 8u;     // in words; a multiple of four
+    let p = at_once(a, 0u);
+    let q = at_once(b, 1u);
+    let r = at_once(c, 2u);
+    let t = at_once(d, 3u);
+    put(first, 0u, p, q, r, t);
+    let i = at_once(e, 4u);
+    let j = at_once(f, 5u);
+    let k = at_once(g, 6u);
+    let l = at_once(h, 7u);
+    put(first, 1u, i, j, k, l);
+    if (CODE_BITS == 4u) { codes[first / 4u] = vec4<u32>(halves(p, q), halves(r, t), halves(i, j), halves(k, l)); }
+    if (UNCLIPPED && doubt != 0u) { own = recipe(s, z, params.qmin, params.qmax, false); }
+    while (doubt != 0u) {
+        one_by_one(v, first, 31u - countLeadingZeros(max(doubt & (0u - doubt), 1u)));
+    }
+    flush_tally();
+}
+
+fn fold(b: vec4<u32>) {
+    if (UNCLIPPED) {
+        let keys = magnitude_keys(b);
+        hi = max(hi, max(max(keys.x, keys.y), max(keys.z, keys.w)));
+        lo = max(lo, ~min(min(keys.x, keys.y), min(keys.z, keys.w)));
+    } else {
+        hi = max(hi, max(max(hi_key(b.x), hi_key(b.y)), max(hi_key(b.z), hi_key(b.w))));
+        lo = max(lo, max(max(lo_key(b.x), lo_key(b.y)), max(lo_key(b.z), lo_key(b.w))));
+    }
+}
+
+// The keys of the unit that is an invocation's to all of its invocations.
+fn share(lane: u32, slot: u32, exists: bool) {
+    atomicStore(&unit_hi[lane], 0u);
+    atomicStore(&unit_lo[lane], 0u);
+    workgroupBarrier();
+    if (exists) {
+        atomicMax(&unit_hi[slot], hi);
+        if (!UNCLIPPED) { atomicMax(&unit_lo[slot], lo); }
+    }
+    workgroupBarrier();
+    hi = atomicLoad(&unit_hi[slot]);
+    lo = atomicLoad(&unit_lo[slot]);
+}
+
+// The codes of the k-th vector, as packed.
+fn at_once(b: vec4<u32>, k: u32) -> vec2<u32> {
+    if (UNCLIPPED) {
+        let four = four_inner_steps(b, unit_quick);
+        doubt |= select(1u << (k & 31u), 0u, four.certain);
+        return words_of(four, 0);
+    }
+    let four = four_of(b);
+    doubt |= select(1u << (k & 31u), 0u, four.certain);
+    return words_of(four, own.z);
+}
+
+// Stores four vectors, the first or the second ones, of codes of 8 or 16 bits.
+fn put(first: u32, nth: u32, p: vec2<u32>, q: vec2<u32>, r: vec2<u32>, t: vec2<u32>) {
+    if (CODE_BITS == 8u) { codes[first / 4u + nth] = vec4<u32>(p.x, q.x, r.x, t.x); }
+    if (CODE_BITS == 16u) {
+        codes[first / 4u + 2u * nth] = vec4<u32>(p, q);
+        codes[first / 4u + 2u * nth + 1u] = vec4<u32>(r, t);
+    }
+}
+
+// The word of two vectors of 4-bit codes.
+fn halves(p: vec2<u32>, q: vec2<u32>) -> u32 { return p.x | (q.x << 16u); }
+
+// The k-th vector, slot by slot, over what was stored of it; of 4-bit codes both vectors of its word.
+fn one_by_one(v: u32, first: u32, k: u32) {
+    const VECTORS = select(1u, 2u, CODE_BITS == 4u);
+    let begin = k & ~(VECTORS - 1u);
+    var words = vec2<u32>();
+    for (var c = 0u; c < 4u * VECTORS; c++) {
+        let b = x4(v + begin + c / 4u)[c % 4u];
+        words[CODE_BITS * c / 32u] |= field_of(b, own) << ((CODE_BITS * c) & 31u);
+        count(b, own);
+    }
+    let at = first + begin * CODE_BITS / 8u;
+    codes[at / 4u][at % 4u] = words.x;
+    if (CODE_BITS == 16u) { codes[at / 4u][at % 4u + 1u] = words.y; }
+    doubt &= ~(((1u << VECTORS) - 1u) << (begin & 31u));
+}
