@@ -66,12 +66,12 @@ fn abs_error(
     @builtin(local_invocation_index) lane: u32,
 ) {
     let tile = tile_of(group, groups);
-    for (var i = lane; i < SLOTS; i += WORKGROUP) { atomicStore(&slots[i], 0u); }
+    let used = min(slots_of(tile), SLOTS);
+    for (var i = lane; i < used; i += WORKGROUP) { atomicStore(&slots[i], 0u); }
     workgroupBarrier();
     traverse(tile, lane);
     workgroupBarrier();
-    if (params.stride != 0u) { return; }
-    for (var slot = lane; slot < SLOTS; slot += WORKGROUP) {
+    for (var slot = lane; slot < used; slot += WORKGROUP) {
         largest = atomicLoad(&slots[slot]);
         flush_unit(unit_of_slot(tile, slot));
     }

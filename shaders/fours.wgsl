@@ -99,6 +99,14 @@ fn vector_of(start: u32, lane: u32, k: u32) -> u32 {
     return start / 4u + k * WORKGROUP + lane;
 }
 
+// How many slots of its workgroup memory a tile takes, one for each of its units.
+fn slots_of(tile: u32) -> u32 {
+    let start = min(tile * params.tile_elems, params.elems);
+    let end = min(start + params.tile_elems, params.elems);
+    begin_tile(start);
+    return select(unit_in_tile(end - 1u - start) + 1u, 0u, start == end);
+}
+
 // The unit that a slot of the workgroup's tile belongs to.
 fn unit_of_slot(tile: u32, slot: u32) -> u32 {
     begin_tile(tile * params.tile_elems);

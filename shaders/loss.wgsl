@@ -49,7 +49,7 @@ fn loss(
     @builtin(local_invocation_index) lane: u32,
 ) {
     let tile = tile_of(group, groups);
-    begin_loss(lane);
+    begin_loss(tile, lane);
     traverse(tile, lane);
     flush_tally();
     drain_loss(tile, lane);

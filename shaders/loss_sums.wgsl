@@ -81,17 +81,15 @@ fn visit_loss(b: u32, field: u32) {
 
 fn sums_by_four() -> bool { return on_own_grid; }
 
-// Four codes of k steps, on the scale's own grid, if they are certain; else nothing. Either side of zero gives the same |D|
-// and Q D. Nothing overflows: a certain code's quotient lies at least 2^-16 of a step, 512 on the grid, within the halves, and
+// Four codes that are certain, on the scale's own grid. Either side of zero gives the same |D| and Q D. Nothing overflows: a certain code's quotient lies at least 2^-16 of a step, 512 on the grid, within the halves, and
 // x' is off by 256 and x by 1/2 at most, so that |D| < ms < 2^24. So h and l are below 2^12 and k below 2^8, and of at most 256
 // elements an invocation's sums stay below 2^32, those with a sign below 2^31.
-fn visit_four_loss(b: vec4<u32>, steps: vec4<u32>, certain: bool) {
-    let keep = vec4<u32>(select(0u, 0xffffffffu, certain));
+fn visit_four_loss(b: vec4<u32>, four: FourSteps) {
     let a = b & vec4<u32>(MAGNITUDE);
-    let d = four_values_to_grid(steps, loss_s) - four_to_grid(a, loss_s);
+    let k = four.steps;
+    let d = four_values_to_grid(k, loss_s) - four_to_grid(a, four.z, loss_s);
     let neg = d >= vec4<u32>(SIGN);
-    let size = select(d, vec4<u32>() - d, neg) & keep;
-    let k = steps & keep;
+    let size = select(d, vec4<u32>() - d, neg);
     let q = select(k, vec4<u32>() - k, neg);
     let h = size >> vec4<u32>(12u);
     let l = size & vec4<u32>(0xfffu);
@@ -103,7 +101,7 @@ fn visit_four_loss(b: vec4<u32>, steps: vec4<u32>, certain: bool) {
     four_sums.kl += total(q * l);
     four_sums.kh += total(q * h);
     let zero = k == vec4<u32>();
-    let x = select(vec4<u32>(), a & keep, zero);
+    let x = select(vec4<u32>(), a, zero);
     let far = select(size, vec4<u32>(), zero);
     largest_x = max(largest_x, max(max(x.x, x.y), max(x.z, x.w)));
     largest_d = max(largest_d, max(max(far.x, far.y), max(far.z, far.w)));
@@ -176,16 +174,17 @@ fn flush_loss_to_unit(unit: u32) {
     add_sums(false, params.losses_at + unit * LOSS_WORDS);
 }
 
-fn begin_loss(lane: u32) {
-    for (var i = lane; i < LOSS_SLOTS * SUM_WORDS; i += WORKGROUP) { atomicStore(&loss_slots[i], 0u); }
+fn begin_loss(tile: u32, lane: u32) {
+    let words = min(slots_of(tile), LOSS_SLOTS) * SUM_WORDS;
+    for (var i = lane; i < words; i += WORKGROUP) { atomicStore(&loss_slots[i], 0u); }
     workgroupBarrier();
 }
 
 // A slot's words to its unit's.
 fn drain_loss(tile: u32, lane: u32) {
     workgroupBarrier();
-    if (params.stride != 0u) { return; }
-    for (var slot = lane; slot < LOSS_SLOTS; slot += WORKGROUP) {
+    let slots = min(slots_of(tile), LOSS_SLOTS);
+    for (var slot = lane; slot < slots; slot += WORKGROUP) {
         let source = slot * SUM_WORDS;
         let to = params.losses_at + unit_of_slot(tile, slot) * LOSS_WORDS;
         let largest = atomicLoad(&loss_slots[source + MAX_AT]);

@@ -68,12 +68,12 @@ fn min_max(
     @builtin(local_invocation_index) lane: u32,
 ) {
     let tile = tile_of(group, groups);
-    for (var i = lane; i < 2u * SLOTS; i += WORKGROUP) { atomicStore(&slots[i], 0u); }
+    let used = min(slots_of(tile), SLOTS);
+    for (var i = lane; i < 2u * used; i += WORKGROUP) { atomicStore(&slots[i], 0u); }
     workgroupBarrier();
     traverse(tile, lane);
     workgroupBarrier();
-    if (params.stride != 0u) { return; }
-    for (var slot = lane; slot < SLOTS; slot += WORKGROUP) {
+    for (var slot = lane; slot < used; slot += WORKGROUP) {
         hi = atomicLoad(&slots[2u * slot]);
         lo = atomicLoad(&slots[2u * slot + 1u]);
         flush_unit(unit_of_slot(tile, slot));

@@ -27,7 +27,7 @@ fn visit_four(f: vec4<u32>) -> bool {
     let four = four_of(f);
     words = words_of(four, unit_recipe.z);
     let certain = by_four && four.certain && sums_by_four();
-    if (FUSED) { visit_four_loss(f, steps_of(four), certain && !again); }
+    if (FUSED && certain && !again) { visit_four_loss(f, four); }
     return certain;
 }
 
@@ -100,7 +100,7 @@ fn quantize(
     @builtin(local_invocation_index) lane: u32,
 ) {
     let tile = tile_of(group, groups);
-    begin_loss(lane);
+    begin_loss(tile, lane);
     prepare(tile, lane);
     traverse(tile, lane);
     flush_tally();

@@ -66,6 +66,15 @@ fn place_in_row(i: u32) -> Place {
     return Place(around(params.first_unit + run), run, left, at, slot < params.row_elems);
 }
 
+// How many slots of its workgroup memory a tile takes, one for each of its runs.
+fn slots_of(tile: u32) -> u32 {
+    if (params.stride != 0u) { return 0u; }
+    let start = min(tile * params.tile_elems, params.elems);
+    let end = min(start + params.tile_elems, params.elems);
+    if (start == end) { return 0u; }
+    return place(end - 1u).run - place(start).run + 1u;
+}
+
 // The unit that a slot of the workgroup's tile belongs to.
 fn unit_of_slot(tile: u32, slot: u32) -> u32 { return around(place(tile * params.tile_elems).unit + slot); }
 

@@ -21,28 +21,21 @@ fn value_of(field: u32, s: u32, z: i32) -> u32 {
 
 fn loss_steps(field: u32, out: u32, s: u32, z: i32) -> i32 { return cast_steps(out, s); }
 
-struct FourFields { fields: vec4<u32>, certain: bool }
-
 fn open_four(r: Recipe) -> bool { return true; }
 
-// In doubt is what is clipped or not finite.
-fn four_of(b: vec4<u32>) -> FourFields {
+// Fields in place of steps; in doubt is what is clipped or not finite.
+fn four_of(b: vec4<u32>) -> FourSteps {
     let a = b & vec4<u32>(MAGNITUDE);
     let most = max(max(a.x, a.y), max(a.z, a.w));
-    if (HALF) { return FourFields(four_f16(b), most < 0x477ff000u); }
-    return FourFields(four_bf16(b), most < 0x7f7f8000u);
+    if (HALF) { return FourSteps(four_f16(b), vec4<bool>(), most < 0x477ff000u, vec4<u32>()); }
+    return FourSteps(four_bf16(b), vec4<bool>(), most < 0x7f7f8000u, vec4<u32>());
 }
 
-fn words_of(four: FourFields, z: i32) -> vec2<u32> { return pack(four.fields); }
-
-// Of casts the loss is summed apart.
-fn steps_of(four: FourFields) -> vec4<u32> { return four.fields; }
+fn words_of(four: FourSteps, z: i32) -> vec2<u32> { return pack(four.steps); }
 
 fn open_values(r: Recipe) -> bool { return true; }
 
-fn values_of(four: FourFields, r: Recipe) -> vec4<u32> {
-    return four_widened(four.fields);
-}
+fn values_of(four: FourSteps, r: Recipe) -> vec4<u32> { return four_widened(four.steps); }
 
 fn four_widened(f: vec4<u32>) -> vec4<u32> {
     if (HALF) { return vec4<u32>(from_f16(f.x), from_f16(f.y), from_f16(f.z), from_f16(f.w)); }

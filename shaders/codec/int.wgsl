@@ -36,7 +36,6 @@ fn words_of(four: FourSteps, z: i32) -> vec2<u32> {
     return vec2<u32>(pack_steps(four.steps, four.neg, z), 0u);
 }
 
-fn steps_of(four: FourSteps) -> vec4<u32> { return four.steps; }
 
 // Whether their values do.
 fn open_values(r: Recipe) -> bool { return CODE_BITS == 16u || is_direct(r.s); }

@@ -168,11 +168,12 @@ fn four_steps(b: vec4<u32>, q: Quick) -> FourSteps {
     let c = min(above, select(vec4<u32>(q.window_p), vec4<u32>(q.window_n), neg));
     let m = (c & vec4<u32>(0x007fffffu)) | vec4<u32>(HIDDEN);
     let sh = (c >> vec4<u32>(23u)) & vec4<u32>(31u);
+    let z = m << sh;
     let guess = ((m >> ((16u - sh) & vec4<u32>(31u))) * q.factor + (0x00200000u + q.factor + 128u)) >> vec4<u32>(22u);
-    let d = (m << sh) + q.middle - guess * q.step;
+    let d = z + q.middle - guess * q.step;
     let beyond = above ^ c;
     let far = (beyond.x | beyond.y | beyond.z | beyond.w) == 0u;
-    return FourSteps(guess - (d >> vec4<u32>(31u)), neg, far && min(min(d.x, d.y), min(d.z, d.w)) >= 1024u);
+    return FourSteps(guess - (d >> vec4<u32>(31u)), neg, far && min(min(d.x, d.y), min(d.z, d.w)) >= 1024u, z);
 }
 
 // What four_inner_steps needs of a scale.
@@ -190,7 +191,7 @@ fn four_inner_steps(b: vec4<u32>, q: Quick) -> FourSteps {
     let z = m << ((c >> vec4<u32>(23u)) & vec4<u32>(31u));
     let guess = ((z >> vec4<u32>(16u)) * q.factor + (0x00200000u + q.factor + 128u)) >> vec4<u32>(22u);
     let d = z + q.middle - guess * q.step;
-    return FourSteps(guess - (d >> vec4<u32>(31u)), neg, min(min(d.x, d.y), min(d.z, d.w)) >= 1024u);
+    return FourSteps(guess - (d >> vec4<u32>(31u)), neg, min(min(d.x, d.y), min(d.z, d.w)) >= 1024u, z);
 }
 
 // `wide` of four values; in doubt is what is clipped or not finite.
@@ -208,11 +209,13 @@ fn four_wide_steps(b: vec4<u32>, q: Quick) -> FourSteps {
     let t = theta ^ (vec4<u32>() - (guess & vec4<u32>(1u)));
     let beyond = above ^ c;
     let far = (beyond.x | beyond.y | beyond.z | beyond.w) == 0u;
-    return FourSteps(guess + ((t + ms - (m << sh) + guess * q.step) >> vec4<u32>(31u)), neg, far);
+    let z = m << sh;
+    return FourSteps(guess + ((t + ms - z + guess * q.step) >> vec4<u32>(31u)), neg, far, z);
 }
 
-// How many steps from the zero point, whether below it, and whether that is beyond doubt.
-struct FourSteps { steps: vec4<u32>, neg: vec4<bool>, certain: bool }
+// How many steps from the zero point, whether below it, and whether that is beyond doubt; and Z, the magnitudes in halves of
+// the scale's last place modulo 2^32, of those below base(s) that of base(s).
+struct FourSteps { steps: vec4<u32>, neg: vec4<bool>, certain: bool, z: vec4<u32> }
 
 // Whether b is finite and its rounded quotient lies outside the codes.
 fn is_clipped(b: u32, r: Recipe) -> bool {

@@ -41,16 +41,15 @@ fn distance_on_grid(x: u32, out: u32, g: i32) -> i32 {
 // whatever its significand.
 fn is_fine(s: u32) -> bool { return s >= (28u << 23u) && is_direct(s); }
 
-// `to_grid` of four magnitudes of less than 2^9 s, on the grid of such an s. As in four_values, one less than half of what is
-// dropped, plus the lowest kept bit where any is dropped, carries as in shift_right_rne.
-fn four_to_grid(a: vec4<u32>, s: u32) -> vec4<u32> {
+// `to_grid` of four magnitudes on the grid of such an s: from base(s) on what `four_steps` calls z, below it rounded as in
+// shift_right_rne.
+fn four_to_grid(a: vec4<u32>, z: vec4<u32>, s: u32) -> vec4<u32> {
     let low = (s >> 23u) - 1u;
-    let e = a >> vec4<u32>(23u);
+    let right = min(low - min(a >> vec4<u32>(23u), vec4<u32>(low - 1u)), vec4<u32>(25u));
     let m = (a & vec4<u32>(0x007fffffu)) | vec4<u32>(HIDDEN);
-    let left = (max(e, vec4<u32>(low)) - low) & vec4<u32>(31u);
-    let right = min(low - min(e, vec4<u32>(low)), vec4<u32>(25u));
-    let odd = min((m >> right) & vec4<u32>(1u), right);
-    return ((m << left) + (vec4<u32>(0x00ffffffu) >> (25u - right)) + odd) >> right;
+    let odd = (m >> right) & vec4<u32>(1u);
+    let small = (m + (vec4<u32>(0x00ffffffu) >> (25u - right)) + odd) >> right;
+    return select(z, small, a < vec4<u32>(base(s)));
 }
 
 // `to_grid` of the magnitudes of `four_values` of at most 255 steps: their significands, rounded as there, in steps of half a

@@ -146,25 +146,26 @@ pub(crate) fn quick(r: &Recipe) -> Quick {
     Quick { low, factor: r.factor, window_p, window_n, middle: ms + 512, step: ms << 1 }
 }
 
-/// The steps of four values from the zero point, those of negative ones negated; `None` where one is in doubt.
+/// The steps of four values from the zero point, those of negative ones negated, and their `Z`; `None` where one is in doubt.
 #[cfg(test)]
-pub(crate) fn four_steps(b: [u32; 4], q: &Quick) -> Option<[i32; 4]> {
-    let mut steps = [0; 4];
-    for (step, b) in steps.iter_mut().zip(b) {
+pub(crate) fn four_steps(b: [u32; 4], q: &Quick) -> Option<([i32; 4], [u32; 4])> {
+    let (mut steps, mut grid) = ([0; 4], [0; 4]);
+    for (i, b) in b.into_iter().enumerate() {
         let neg = b >= 0x8000_0000;
         let above = (b & MAGNITUDE).max(q.low) - q.low;
         let c = above.min(if neg { q.window_n } else { q.window_p });
         let m = (c & 0x007f_ffff) | 0x0080_0000;
         let sh = c >> 23;
+        let z = m << sh;
         let guess = ((m >> (16 - sh)) * q.factor + (0x0020_0000 + q.factor + 128)) >> 22;
-        let d = (m << sh).wrapping_add(q.middle).wrapping_sub(guess.wrapping_mul(q.step));
+        let d = z.wrapping_add(q.middle).wrapping_sub(guess.wrapping_mul(q.step));
         if above != c || d < 1024 {
             return None;
         }
         let k = (guess - (d >> 31)).cast_signed();
-        *step = if neg { -k } else { k };
+        (steps[i], grid[i]) = (if neg { -k } else { k }, z);
     }
-    Some(steps)
+    Some((steps, grid))
 }
 
 /// What `four_inner_steps` needs of a scale.
@@ -176,9 +177,9 @@ pub(crate) fn inner_quick(s: u32) -> Quick {
 
 /// `four_steps` of finite values that are not clipped.
 #[cfg(test)]
-pub(crate) fn four_inner_steps(b: [u32; 4], q: &Quick) -> Option<[i32; 4]> {
-    let mut steps = [0; 4];
-    for (step, b) in steps.iter_mut().zip(b) {
+pub(crate) fn four_inner_steps(b: [u32; 4], q: &Quick) -> Option<([i32; 4], [u32; 4])> {
+    let (mut steps, mut grid) = ([0; 4], [0; 4]);
+    for (i, b) in b.into_iter().enumerate() {
         let c = (b & MAGNITUDE).max(q.low) - q.low;
         let m = (c & 0x007f_ffff) | 0x0080_0000;
         let z = m << ((c >> 23) & 31);
@@ -188,33 +189,34 @@ pub(crate) fn four_inner_steps(b: [u32; 4], q: &Quick) -> Option<[i32; 4]> {
             return None;
         }
         let k = (guess - (d >> 31)).cast_signed();
-        *step = if b >= 0x8000_0000 { -k } else { k };
+        (steps[i], grid[i]) = (if b >= 0x8000_0000 { -k } else { k }, z);
     }
-    Some(steps)
+    Some((steps, grid))
 }
 
 /// The same for codes of more than 255 steps.
 #[cfg(test)]
-pub(crate) fn four_wide_steps(b: [u32; 4], q: &Quick) -> Option<[i32; 4]> {
-    let mut steps = [0; 4];
+pub(crate) fn four_wide_steps(b: [u32; 4], q: &Quick) -> Option<([i32; 4], [u32; 4])> {
+    let (mut steps, mut grid) = ([0; 4], [0; 4]);
     let ms = q.step >> 1;
-    for (step, b) in steps.iter_mut().zip(b) {
+    for (i, b) in b.into_iter().enumerate() {
         let neg = b >= 0x8000_0000;
         let above = (b & MAGNITUDE).max(q.low) - q.low;
         let c = above.min(if neg { q.window_n } else { q.window_p });
         let m = (c & 0x007f_ffff) | 0x0080_0000;
         let sh = c >> 23;
+        let z = m << sh;
         let product = m * (q.factor >> 16) + (((m >> 8) * (q.factor & 0xffff)) >> 8);
         let guess = ((product >> (31 - sh)) + 1) >> 1;
         let t = theta_of(c, ms) ^ 0u32.wrapping_sub(guess & 1);
-        let below = t.wrapping_add(ms).wrapping_sub(m << sh).wrapping_add(guess.wrapping_mul(q.step));
+        let below = t.wrapping_add(ms).wrapping_sub(z).wrapping_add(guess.wrapping_mul(q.step));
         if above != c {
             return None;
         }
         let k = (guess + (below >> 31)).cast_signed();
-        *step = if neg { -k } else { k };
+        (steps[i], grid[i]) = (if neg { -k } else { k }, z);
     }
-    Some(steps)
+    Some((steps, grid))
 }
 
 pub(crate) fn is_clipped(b: u32, r: &Recipe) -> bool {
@@ -320,11 +322,11 @@ mod tests {
         assert_eq!(found, expected(b, r.s, codes), "x {b:#010x}, s {:#010x}, codes and zero point {codes:?}", r.s);
         if is_quick(r.s) {
             let four = if is_wide { four_wide_steps } else { four_steps }([b; 4], &quick(r));
-            assert!(four.is_none_or(|four| four == [found.0; 4]), "x {b:#010x}, s {:#010x}, {codes:?}", r.s);
+            assert!(four.is_none_or(|(four, _)| four == [found.0; 4]), "x {b:#010x}, s {:#010x}, {codes:?}", r.s);
             assert!(four.is_none() || !found.1 && (b & MAGNITUDE) < INF, "x {b:#010x} is to be counted");
             if codes.1.min(-codes.0) <= 127 && codes.2 == 0 && found.0.abs() <= 127 && !found.1 && (b & MAGNITUDE) < INF {
                 let inner = four_inner_steps([b; 4], &inner_quick(r.s));
-                assert!(inner.is_none_or(|four| four == [found.0; 4]), "x {b:#010x}, s {:#010x}, inner", r.s);
+                assert!(inner.is_none_or(|(four, _)| four == [found.0; 4]), "x {b:#010x}, s {:#010x}, inner", r.s);
             }
         }
     }

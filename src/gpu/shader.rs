@@ -623,6 +623,7 @@ impl Kernel {
             _ if self.is_once() => (ONCE_ELEMS / 8 / workgroup).clamp(2, 16) & !1,
             // Where each costs the same, more of them share what a workgroup does once.
             Self::Quantize | Self::FakeQuantize | Self::Dequantize => 4,
+            Self::QuantizeLoss => 8,
             _ => 2,
         }
     }
