@@ -2,19 +2,23 @@
 // that follow each other, each of a multiple of 32 slots and at most a workgroup's. Twin: src/cpu/quantize.rs.
 // Needs from the prelude: ALONE, whether a unit is one invocation's; UNCLIPPED, whether no finite value is clipped by its
 // unit's own scale, and codes have at most 127 steps: by the largest magnitude over the last code, where neither the scale nor
-// the quotient is off by more than 2^-24 of itself.
+// the quotient is off by more than 2^-24 of itself. Composed with no_loss.wgsl or loss_sums.wgsl.
 
 @group(0) @binding(3) var<storage, read_write> scales: array<u32>;
 @group(0) @binding(4) var<storage, read_write> codes: array<vec4<u32>>;
 @group(0) @binding(6) var<storage, read_write> zero_points: array<i32>;
 
-var<workgroup> unit_hi: array<atomic<u32>, WORKGROUP>;
-var<workgroup> unit_lo: array<atomic<u32>, WORKGROUP>;
+const SHARED = select(WORKGROUP, 1u, ALONE);
+var<workgroup> unit_hi: array<atomic<u32>, SHARED>;
+var<workgroup> unit_lo: array<atomic<u32>, SHARED>;
 
 var<private> hi: u32;
 var<private> lo: u32;           // UNCLIPPED: the complement of the least key, for what is not finite has the least ones
 var<private> doubt: u32;        // bit k: the invocation's k-th vector of four is to be visited slot by slot
 var<private> own: Recipe;
+
+// Where an invocation's slots lie, and those of its unit.
+struct Piece { v: u32, slot: u32, unit: u32, is_first: bool }
 
 @compute @workgroup_size(WORKGROUP)
 fn quantize(
@@ -42,33 +46,52 @@ fn quantize(
     fold(f);
     fold(g);
     fold(h);
-    let finite = UNCLIPPED && ~lo >= 2u * HIDDEN;
+    doubt = select(0xffu, 0u, !UNCLIPPED || ~lo >= 2u * HIDDEN);
     let slot = select((32u * lane * params.run_factor) >> (params.run_shift & 31u), lane, ALONE);
-    if (!ALONE) { share(lane, slot, exists); }
-    if (!exists) { return; }
-    let unit = params.first_unit + tile * params.tile_units + slot;
+    if (!ALONE) {
+        begin_loss(tile, lane);
+        share(lane, slot, exists);
+    }
+    let unit = unit_of_slot(tile, slot);
+    let piece = Piece(v, slot, unit, ALONE || slot * params.run == 32u * lane);
+    if (exists) { hold(piece, a, b, c, d, e, f, g, h); }
+    flush_tally();
+    if (!ALONE) { drain_loss(tile, lane); }
+}
+
+fn unit_of_slot(tile: u32, slot: u32) -> u32 { return params.first_unit + tile * params.tile_units + slot; }
+
+fn slots_of(tile: u32) -> u32 {
+    let elems = min(params.elems - min(tile * params.tile_elems, params.elems), params.tile_elems);
+    return select((elems * params.run_factor) >> (params.run_shift & 31u), 1u, params.run_factor == 0u);
+}
+
+// From the range to the codes.
+fn hold(
+    piece: Piece, a: vec4<u32>, b: vec4<u32>, c: vec4<u32>, d: vec4<u32>, e: vec4<u32>, f: vec4<u32>, g: vec4<u32>, h: vec4<u32>,
+) {
     var s: u32;
     var z = 0;
+    var known = 0u;             // of the unit's largest loss
     if (UNCLIPPED) {
         s = scale_of_magnitude(from_magnitude_key(hi), rule());
-    } else {
-        let least = from_lo_key(lo);
-        s = scale_of(least, from_hi_key(hi), rule());
-        z = zero_point_of(least, s, rule());
-    }
-    // The unit's first invocation.
-    if (ALONE || slot * params.run == 32u * lane) {
-        scales[params.scales_at + unit] = s;
-        if (params.has_zero_point == 1u) { zero_points[params.zero_points_at + unit] = z; }
-    }
-    doubt = select(0xffu, 0u, is_quick(s) && (finite || !UNCLIPPED));
-    if (UNCLIPPED) {
         unit_quick = inner_quick(s);
     } else {
+        let most = from_hi_key(hi);
+        let least = from_lo_key(lo);
+        s = scale_of(least, most, rule());
+        z = zero_point_of(least, s, rule());
         own = recipe(s, z, params.qmin, params.qmax, CODE_BITS == 16u);
         unit_quick = quick(own);
+        if (FUSED) { known = reach(least, most, own); }
     }
-    let first = params.out_at + v * CODE_BITS / 8u;     // in words; a multiple of four
+    if (piece.is_first) {
+        scales[params.scales_at + piece.unit] = s;
+        if (params.has_zero_point == 1u) { zero_points[params.zero_points_at + piece.unit] = z; }
+    }
+    open_sums(s, z, known);
+    if (!is_quick(s) || !sums_by_four()) { doubt = 0xffu; }
+    let first = params.out_at + piece.v * CODE_BITS / 8u;     // in words; a multiple of four
     let p = at_once(a, 0u);
     let q = at_once(b, 1u);
     let r = at_once(c, 2u);
@@ -82,9 +105,14 @@ fn quantize(
     if (CODE_BITS == 4u) { codes[first / 4u] = vec4<u32>(halves(p, q), halves(r, t), halves(i, j), halves(k, l)); }
     if (UNCLIPPED && doubt != 0u) { own = recipe(s, z, params.qmin, params.qmax, false); }
     while (doubt != 0u) {
-        one_by_one(v, first, 31u - countLeadingZeros(max(doubt & (0u - doubt), 1u)));
+        one_by_one(piece.v, first, 31u - countLeadingZeros(max(doubt & (0u - doubt), 1u)));
     }
-    flush_tally();
+    if (ALONE) {
+        store_sums(params.losses_at + piece.unit * LOSS_WORDS, known);
+    } else {
+        if (piece.is_first) { know_largest(piece.slot, known); }
+        flush_loss(piece.slot);
+    }
 }
 
 fn fold(b: vec4<u32>) {
@@ -114,14 +142,11 @@ fn share(lane: u32, slot: u32, exists: bool) {
 
 // The codes of the k-th vector, as packed.
 fn at_once(b: vec4<u32>, k: u32) -> vec2<u32> {
-    if (UNCLIPPED) {
-        let four = four_inner_steps(b, unit_quick);
-        doubt |= select(1u << (k & 31u), 0u, four.certain);
-        return words_of(four, 0);
-    }
-    let four = four_of(b);
+    var four: FourSteps;
+    if (UNCLIPPED) { four = four_inner_steps(b, unit_quick); } else { four = four_of(b); }
     doubt |= select(1u << (k & 31u), 0u, four.certain);
-    return words_of(four, own.z);
+    if (FUSED && ((doubt >> (k & 31u)) & 1u) == 0u) { visit_four_loss(b, four); }
+    return words_of(four, select(own.z, 0, UNCLIPPED));
 }
 
 // Stores four vectors, the first or the second ones, of codes of 8 or 16 bits.
@@ -143,8 +168,10 @@ fn one_by_one(v: u32, first: u32, k: u32) {
     var words = vec2<u32>();
     for (var c = 0u; c < 4u * VECTORS; c++) {
         let b = x4(v + begin + c / 4u)[c % 4u];
-        words[CODE_BITS * c / 32u] |= field_of(b, own) << ((CODE_BITS * c) & 31u);
+        let field = field_of(b, own);
+        words[CODE_BITS * c / 32u] |= field << ((CODE_BITS * c) & 31u);
         count(b, own);
+        if (((doubt >> ((begin + c / 4u) & 31u)) & 1u) == 1u) { visit_loss(b, field); }
     }
     let at = first + begin * CODE_BITS / 8u;
     codes[at / 4u][at % 4u] = words.x;

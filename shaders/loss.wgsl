@@ -11,7 +11,7 @@ var<private> fields: vec4<u32>;
 fn open_unit(unit: u32) {
     var z = 0;
     if (params.has_zero_point == 1u) { z = zero_points[params.zero_points_at + unit]; }
-    open_loss(unit, scales[params.scales_at + unit], z);
+    open_loss(unit, row, scales[params.scales_at + unit], z);
 }
 
 fn load(v: u32) {

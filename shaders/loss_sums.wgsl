@@ -21,24 +21,29 @@ var<private> four_sums: FourSums;
 // What visit_four_loss adds up; fold_fours makes the sums of it. |D| is 2^12 h + l.
 struct FourSums { abs: u32, ll: u32, hl: u32, hh: u32, kk: u32, kl: u32, kh: u32 }
 
-// A tile that is quantized once sees few units.
-const LOSS_SLOTS = select(SLOTS, ONCE_UNITS, ONCE);
+// A tile that is quantized once sees few units; what is summed by its invocation alone needs no slot.
+const LOSS_SLOTS = select(select(SLOTS, ONCE_UNITS, ONCE), 1u, ALONE);
 var<workgroup> loss_slots: array<atomic<u32>, LOSS_SLOTS * SUM_WORDS>;
 
 // The largest loss of a unit of the tile, beyond a step; known before any loss is summed.
-fn know_largest(slot: u32, largest: u32) { atomicStore(&loss_slots[slot * SUM_WORDS + MAX_AT], largest); }
+fn know_largest(slot: u32, largest: u32) { atomicMax(&loss_slots[slot * SUM_WORDS + MAX_AT], largest); }
 
-fn open_loss(unit: u32, s: u32, z: i32) {
-    loss_s = s;
-    loss_z = z;
+fn open_loss(unit: u32, slot: u32, s: u32, z: i32) {
     // Other invocations raise the largest loss meanwhile, but not across the grid's limit: beyond a step it
     // was set before, and losses up to a step leave the grid as it is.
     var largest: u32;
     if (ONCE) {
-        largest = atomicLoad(&loss_slots[row * SUM_WORDS + MAX_AT]);
+        largest = atomicLoad(&loss_slots[slot * SUM_WORDS + MAX_AT]);
     } else {
         largest = atomicLoad(&losses[params.losses_at + unit * LOSS_WORDS + MAX_AT]);
     }
+    open_sums(s, z, largest);
+}
+
+// The sums of a unit with this scale and zero point whose largest loss beyond a step is known.
+fn open_sums(s: u32, z: i32, largest: u32) {
+    loss_s = s;
+    loss_z = z;
     grid = grid_exp(s, largest);
     on_own_grid = CODE_BITS < 16u && BLOCKS <= 32u && is_fine(s) && grid == parts(s).e - 1;
     four_sums = FourSums();
@@ -172,6 +177,23 @@ fn flush_loss_to_unit(unit: u32) {
     let largest = largest_loss();
     if (largest != 0u) { atomicMax(&losses[params.losses_at + unit * LOSS_WORDS + MAX_AT], largest); }
     add_sums(false, params.losses_at + unit * LOSS_WORDS);
+}
+
+// The sums of a unit that is the invocation's alone, and what was known of its largest loss.
+fn store_sums(at: u32, known: u32) {
+    fold_fours();
+    atomicStore(&losses[at + MAX_AT], max(largest_loss(), known));
+    store_three(at + ABS_AT, abs_sum, 0u);
+    store_three(at + NOISE_AT, noise_sum, 0u);
+    atomicStore(&losses[at + NOISE_AT + 3u], 0u);
+    store_three(at + CODES_AT, codes_sum, 0u);
+    store_three(at + CROSS_AT, cross_sum, sign_word(cross_sum.y));
+}
+
+fn store_three(at: u32, low: vec2<u32>, top: u32) {
+    atomicStore(&losses[at], low.x);
+    atomicStore(&losses[at + 1u], low.y);
+    atomicStore(&losses[at + 2u], top);
 }
 
 fn begin_loss(tile: u32, lane: u32) {

@@ -12,7 +12,7 @@ var<private> by_four: bool;
 fn open_unit(unit: u32) {
     unit_recipe = recipe_of(unit);
     by_four = open_four(unit_recipe);
-    open_loss(unit, unit_recipe.s, unit_recipe.z);
+    open_loss(unit, row, unit_recipe.s, unit_recipe.z);
 }
 
 fn fetch(v: u32) -> vec4<u32> { return x4(v); }

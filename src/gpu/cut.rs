@@ -139,7 +139,11 @@ impl Gpu {
         let (shape, params) = if let Some((shape, params)) = self.held(kernel, &params) {
             (shape, params)
         } else {
-            let most = kernel.tile_elems(self.tuning.workgroup);
+            let mut most = kernel.tile_elems(self.tuning.workgroup);
+            if kernel == Kernel::QuantizeLoss {
+                let runs = kernel.slots(self.tuning.workgroup) / 2 - 1;
+                most = most.min(params.run.saturating_mul(runs) & !7).max(8);
+            }
             let tile_elems = if kernel.is_once() { params.tile_elems } else { fit_tile(most, &params) };
             let params = Params { tile_elems, ..params };
             let whole = !kernel.writes_values() || params.elems.is_multiple_of(4);
@@ -157,10 +161,10 @@ impl Gpu {
         let &Params { elems, run, .. } = params;
         let most = HELD_ELEMS * self.tuning.workgroup;
         let whole = run > 0 && run.is_multiple_of(HELD_ELEMS) && elems.is_multiple_of(run) && params.first_left == run;
-        if !self.tuning.held || kernel != Kernel::QuantizeOnce || !whole || run > most || params.row_slots > 0 {
+        if !self.tuning.held || !kernel.may_hold() || !whole || run > most || params.row_slots > 0 {
             return None;
         }
-        let tile_units = most / run;
+        let tile_units = (most / run).min(if run == HELD_ELEMS { most } else { ONCE_UNITS });
         let tile_elems = tile_units * run;
         let shape = Shape::Held { alone: run == HELD_ELEMS, unclipped: params.unclipped() };
         // Where there is one unit, it is the first.

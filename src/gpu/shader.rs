@@ -580,6 +580,11 @@ impl Kernel {
             )
     }
 
+    /// Whether there is a form of it whose invocations hold their slots.
+    pub(super) fn may_hold(self) -> bool {
+        matches!(self, Self::QuantizeOnce | Self::QuantizeOnceLoss)
+    }
+
     /// The chunks that there are forms of it for.
     fn shapes(self, codec: Codec) -> Vec<Shape> {
         let mut shapes = vec![];
@@ -589,7 +594,7 @@ impl Kernel {
         if self.takes_fours() {
             shapes.push(Shape::Fours);
         }
-        if self == Self::QuantizeOnce {
+        if self.may_hold() {
             let exists = |shape: &Shape| !matches!(shape, Shape::Held { unclipped: true, .. }) || codec.bits() < 16;
             shapes.extend(Shape::HELD.into_iter().filter(exists));
         }
@@ -628,6 +633,13 @@ impl Kernel {
         }
     }
 
+    /// The most runs of a tile: two to a row of more than MIN_RUN, where the last run is short. With the loss, longer tiles
+    /// are for longer runs.
+    pub(super) fn slots(self, workgroup: u32) -> u32 {
+        let blocks = if self == Self::QuantizeLoss { Self::Loss.blocks(workgroup) } else { self.blocks(workgroup) };
+        8 * blocks * workgroup / MIN_RUN * 2 + 3
+    }
+
     /// The slots of a workgroup's tile.
     pub(super) fn tile_elems(self, workgroup: u32) -> u32 {
         let elems = 8 * self.blocks(workgroup) * workgroup;
@@ -636,7 +648,8 @@ impl Kernel {
 
     fn fragments(self, shape: Shape) -> &'static [&'static str] {
         match self {
-            _ if shape.is_held() => &[TALLY, UNIT, HELD],
+            Self::QuantizeOnce if shape.is_held() => &[TALLY, UNIT, NO_LOSS, HELD],
+            Self::QuantizeOnceLoss if shape.is_held() => &[TALLY, UNIT, LOSS_SUMS, HELD],
             Self::Clear => &[include_str!("../../shaders/clear.wgsl")],
             Self::MinMax => &[include_str!("../../shaders/min_max.wgsl")],
             Self::Observe => &[OBSERVE, include_str!("../../shaders/observe.wgsl")],
@@ -656,8 +669,8 @@ impl Kernel {
 
 /// The most workgroup memory that a kernel takes: the loss's, with its sums for each run of a tile.
 pub(super) fn workgroup_bytes(workgroup: u32) -> u32 {
-    let slots = Kernel::Loss.tile_elems(workgroup) / MIN_RUN * 2 + 3;
-    4 * (slots * saturate(CROSS.end) + saturate(TALLIES.len()))
+    let slots = Kernel::Loss.slots(workgroup).max(ONCE_UNITS);
+    4 * slots * saturate(CROSS.end)
 }
 
 fn input_fragment(input: ElemType) -> &'static str {
@@ -678,8 +691,7 @@ pub fn shader_source(program: Program, workgroup: u32) -> String {
     };
     define("WORKGROUP", &workgroup, "u");
     define("BLOCKS", &kernel.blocks(workgroup), "u");
-    // A tile of rows sees at most this many runs: two to a row of more than MIN_RUN, where the last run is short.
-    define("SLOTS", &(8 * kernel.blocks(workgroup) * workgroup / MIN_RUN * 2 + 3), "u");
+    define("SLOTS", &kernel.slots(workgroup), "u");
     define("ONCE", &kernel.is_once(), "");
     define("ONCE_UNITS", &ONCE_UNITS, "u");
     define("PAIRS", &(codec.bits() == 4 && kernel.writes_codes()), "");
