@@ -145,7 +145,7 @@ fn at_once(b: vec4<u32>, k: u32) -> vec2<u32> {
     var four: FourSteps;
     if (UNCLIPPED) { four = four_inner_steps(b, unit_quick); } else { four = four_of(b); }
     doubt |= select(1u << (k & 31u), 0u, four.certain);
-    if (FUSED && ((doubt >> (k & 31u)) & 1u) == 0u) { visit_four_loss(b, four); }
+    if (FUSED) { visit_four_loss(b, four, ((doubt >> (k & 31u)) & 1u) == 0u); }
     return words_of(four, select(own.z, 0, UNCLIPPED));
 }
 

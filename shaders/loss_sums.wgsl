@@ -86,15 +86,16 @@ fn visit_loss(b: u32, field: u32) {
 
 fn sums_by_four() -> bool { return on_own_grid; }
 
-// Four codes that are certain, on the scale's own grid. Either side of zero gives the same |D| and Q D. Nothing overflows: a certain code's quotient lies at least 2^-16 of a step, 512 on the grid, within the halves, and
+// Four codes, if they are certain, on the scale's own grid; else nothing. Either side of zero gives the same |D| and Q D. Nothing overflows: a certain code's quotient lies at least 2^-16 of a step, 512 on the grid, within the halves, and
 // x' is off by 256 and x by 1/2 at most, so that |D| < ms < 2^24. So h and l are below 2^12 and k below 2^8, and of at most 256
 // elements an invocation's sums stay below 2^32, those with a sign below 2^31.
-fn visit_four_loss(b: vec4<u32>, four: FourSteps) {
+fn visit_four_loss(b: vec4<u32>, four: FourSteps, certain: bool) {
+    let keep = vec4<u32>(select(0u, 0xffffffffu, certain));
     let a = b & vec4<u32>(MAGNITUDE);
-    let k = four.steps;
+    let k = four.steps & keep;
     let d = four_values_to_grid(k, loss_s) - four_to_grid(a, four.z, loss_s);
     let neg = d >= vec4<u32>(SIGN);
-    let size = select(d, vec4<u32>() - d, neg);
+    let size = select(d, vec4<u32>() - d, neg) & keep;
     let q = select(k, vec4<u32>() - k, neg);
     let h = size >> vec4<u32>(12u);
     let l = size & vec4<u32>(0xfffu);
@@ -106,7 +107,7 @@ fn visit_four_loss(b: vec4<u32>, four: FourSteps) {
     four_sums.kl += total(q * l);
     four_sums.kh += total(q * h);
     let zero = k == vec4<u32>();
-    let x = select(vec4<u32>(), a, zero);
+    let x = select(vec4<u32>(), a & keep, zero);
     let far = select(size, vec4<u32>(), zero);
     largest_x = max(largest_x, max(max(x.x, x.y), max(x.z, x.w)));
     largest_d = max(largest_d, max(max(far.x, far.y), max(far.z, far.w)));

@@ -6,7 +6,7 @@ fn store_sums(at: u32, known: u32) {}
 fn visit_loss(b: u32, field: u32) {}
 fn flush_loss(slot: u32) {}
 fn sums_by_four() -> bool { return true; }
-fn visit_four_loss(b: vec4<u32>, four: FourSteps) {}
+fn visit_four_loss(b: vec4<u32>, four: FourSteps, certain: bool) {}
 fn begin_loss(tile: u32, lane: u32) {}
 fn know_largest(slot: u32, largest: u32) {}
 fn drain_loss(tile: u32, lane: u32) {}

@@ -27,7 +27,7 @@ fn visit_four(f: vec4<u32>) -> bool {
     let four = four_of(f);
     words = words_of(four, unit_recipe.z);
     let certain = by_four && four.certain && sums_by_four();
-    if (FUSED && certain && !again) { visit_four_loss(f, four); }
+    if (FUSED) { visit_four_loss(f, four, certain && !again); }
     return certain;
 }
 
