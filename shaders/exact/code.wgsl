@@ -160,20 +160,20 @@ fn quick(r: Recipe) -> Quick {
     return Quick(low, r.factor, min(r.clip_p - before, end), min(r.clip_n - before, end), ms + 512u, ms << 1u);
 }
 
-// `narrow` of four values whose codes are not in doubt. In doubt, and perhaps wrong, is what is clipped or not finite, and
+// `narrow` of four values whose codes are not in doubt. In doubt, and perhaps wrong, is what is clipped or not finite, of which
+// there is less than nothing left to the window's end, and
 // what lies so near a threshold that theta matters: theta is below 512, and d + 512 then below 1024.
 fn four_steps(b: vec4<u32>, q: Quick) -> FourSteps {
     let neg = b >= vec4<u32>(SIGN);
-    let above = max(b & vec4<u32>(MAGNITUDE), vec4<u32>(q.low)) - q.low;
-    let c = min(above, select(vec4<u32>(q.window_p), vec4<u32>(q.window_n), neg));
+    let c = max(b & vec4<u32>(MAGNITUDE), vec4<u32>(q.low)) - q.low;
+    let left = select(vec4<u32>(q.window_p), vec4<u32>(q.window_n), neg) - c;
     let m = (c & vec4<u32>(0x007fffffu)) | vec4<u32>(HIDDEN);
     let sh = (c >> vec4<u32>(23u)) & vec4<u32>(31u);
     let z = m << sh;
     let guess = ((m >> ((16u - sh) & vec4<u32>(31u))) * q.factor + (0x00200000u + q.factor + 128u)) >> vec4<u32>(22u);
     let d = z + q.middle - guess * q.step;
-    let beyond = above ^ c;
-    let far = (beyond.x | beyond.y | beyond.z | beyond.w) == 0u;
-    return FourSteps(guess - (d >> vec4<u32>(31u)), neg, far && min(min(d.x, d.y), min(d.z, d.w)) >= 1024u, z);
+    let within = (left.x | left.y | left.z | left.w) < SIGN;
+    return FourSteps(guess - (d >> vec4<u32>(31u)), neg, within && min(min(d.x, d.y), min(d.z, d.w)) >= 1024u, z);
 }
 
 // What four_inner_steps needs of a scale.
@@ -198,8 +198,8 @@ fn four_inner_steps(b: vec4<u32>, q: Quick) -> FourSteps {
 fn four_wide_steps(b: vec4<u32>, q: Quick) -> FourSteps {
     let neg = b >= vec4<u32>(SIGN);
     let ms = q.step >> 1u;
-    let above = max(b & vec4<u32>(MAGNITUDE), vec4<u32>(q.low)) - q.low;
-    let c = min(above, select(vec4<u32>(q.window_p), vec4<u32>(q.window_n), neg));
+    let c = max(b & vec4<u32>(MAGNITUDE), vec4<u32>(q.low)) - q.low;
+    let left = select(vec4<u32>(q.window_p), vec4<u32>(q.window_n), neg) - c;
     let m = (c & vec4<u32>(0x007fffffu)) | vec4<u32>(HIDDEN);
     let sh = (c >> vec4<u32>(23u)) & vec4<u32>(31u);
     let product = m * (q.factor >> 16u) + (((m >> vec4<u32>(8u)) * (q.factor & 0xffffu)) >> vec4<u32>(8u));
@@ -207,10 +207,9 @@ fn four_wide_steps(b: vec4<u32>, q: Quick) -> FourSteps {
     let ct = (25u << 23u) - 1u + (ms & 0x007fffffu);
     let theta = vec4<u32>(ms) >> (((ct - c) >> vec4<u32>(23u)) & vec4<u32>(31u));
     let t = theta ^ (vec4<u32>() - (guess & vec4<u32>(1u)));
-    let beyond = above ^ c;
-    let far = (beyond.x | beyond.y | beyond.z | beyond.w) == 0u;
+    let within = (left.x | left.y | left.z | left.w) < SIGN;
     let z = m << sh;
-    return FourSteps(guess + ((t + ms - z + guess * q.step) >> vec4<u32>(31u)), neg, far, z);
+    return FourSteps(guess + ((t + ms - z + guess * q.step) >> vec4<u32>(31u)), neg, within, z);
 }
 
 // How many steps from the zero point, whether below it, and whether that is beyond doubt; and Z, the magnitudes in halves of

@@ -152,14 +152,17 @@ pub(crate) fn four_steps(b: [u32; 4], q: &Quick) -> Option<([i32; 4], [u32; 4])>
     let (mut steps, mut grid) = ([0; 4], [0; 4]);
     for (i, b) in b.into_iter().enumerate() {
         let neg = b >= 0x8000_0000;
-        let above = (b & MAGNITUDE).max(q.low) - q.low;
-        let c = above.min(if neg { q.window_n } else { q.window_p });
+        let c = (b & MAGNITUDE).max(q.low) - q.low;
+        let left = if neg { q.window_n } else { q.window_p }.wrapping_sub(c);
+        if left >> 31 == 1 {
+            return None;
+        }
         let m = (c & 0x007f_ffff) | 0x0080_0000;
         let sh = c >> 23;
         let z = m << sh;
         let guess = ((m >> (16 - sh)) * q.factor + (0x0020_0000 + q.factor + 128)) >> 22;
         let d = z.wrapping_add(q.middle).wrapping_sub(guess.wrapping_mul(q.step));
-        if above != c || d < 1024 {
+        if d < 1024 {
             return None;
         }
         let k = (guess - (d >> 31)).cast_signed();
@@ -201,8 +204,11 @@ pub(crate) fn four_wide_steps(b: [u32; 4], q: &Quick) -> Option<([i32; 4], [u32;
     let ms = q.step >> 1;
     for (i, b) in b.into_iter().enumerate() {
         let neg = b >= 0x8000_0000;
-        let above = (b & MAGNITUDE).max(q.low) - q.low;
-        let c = above.min(if neg { q.window_n } else { q.window_p });
+        let c = (b & MAGNITUDE).max(q.low) - q.low;
+        let left = if neg { q.window_n } else { q.window_p }.wrapping_sub(c);
+        if left >> 31 == 1 {
+            return None;
+        }
         let m = (c & 0x007f_ffff) | 0x0080_0000;
         let sh = c >> 23;
         let z = m << sh;
@@ -210,9 +216,6 @@ pub(crate) fn four_wide_steps(b: [u32; 4], q: &Quick) -> Option<([i32; 4], [u32;
         let guess = ((product >> (31 - sh)) + 1) >> 1;
         let t = theta_of(c, ms) ^ 0u32.wrapping_sub(guess & 1);
         let below = t.wrapping_add(ms).wrapping_sub(z).wrapping_add(guess.wrapping_mul(q.step));
-        if above != c {
-            return None;
-        }
         let k = (guess + (below >> 31)).cast_signed();
         (steps[i], grid[i]) = (if neg { -k } else { k }, z);
     }
