@@ -124,6 +124,7 @@ fn matrix(gpu: &Gpu) {
 
 fn one_pass(gpu: &Gpu) {
     let two = gpu.tuned(gpu.tuning().one_pass(false)).unwrap();
+    let not_held = gpu.tuned(gpu.tuning().held(false)).unwrap();
     let mut cases = Cases::of(gpu, 23);
     // Well past what a workgroup takes of odd sizes, 8 * 2047 elements; then around what it takes at most.
     let sizes: Vec<usize> = (1..=2300).chain([4100, 4104, 8192, 11008, 16384, 16385]).collect();
@@ -143,6 +144,9 @@ fn one_pass(gpu: &Gpu) {
         let (ours, reference) = (gpu.quantize(x, &spec).unwrap(), cpu::quantize(x, &spec).unwrap());
         assert_same(&case, &ours, &reference);
         assert_same(&case, &two.quantize(x, &spec).unwrap(), &reference);
+        if n % 32 == 0 {
+            assert_same(&case, &not_held.quantize(x, &spec).unwrap(), &reference);
+        }
     }
     cases.print();
 }

@@ -22,6 +22,7 @@ const SHAPES: &Shapes = &[
     (&[29, 700], Granularity::Channel(1)),
     (&[29, 7, 3], Granularity::Channel(1)),
     (&[61, 96], Granularity::Group(32)),
+    (&[61, 96], Granularity::Channel(0)),
     (&[29, 77], Granularity::Group(32)),
     (&[9, 331], Granularity::Group(70)),
     (&[33, 31], Granularity::Tensor),
@@ -42,7 +43,7 @@ const SLAB_SHAPES: &Shapes = &[
 
 /// Codes of each width; those of 4 bits fill up odd rows.
 const SCHEMES: [(&str, Scheme); 3] =
-    [("mixed", Scheme::INT8_MINMAX), ("far-from-zero", Scheme::UINT4_AFFINE), ("gauss", Scheme::INT16_AFFINE)];
+    [("mixed", Scheme::INT8_ABSMAX), ("far-from-zero", Scheme::UINT4_AFFINE), ("gauss", Scheme::INT16_AFFINE)];
 
 /// Both paths over some shapes, with the device cut as `tuning` says.
 fn agree(cases: &mut Cases<'_>, tuning: Tuning, shapes: &Shapes, schemes: &[(&str, Scheme)]) {
