@@ -4,7 +4,8 @@
 //     take(f)         that comes next
 //     visit_four(f)   it is read and belongs to the open unit; false where it has to be taken and visited
 //     store_four(v)   what visit_four found of them
-// Needs from the prelude beside what traverse.wgsl does: PAIRS, whether two vectors make a word of codes.
+// Needs from the prelude beside what traverse.wgsl does: PAIRS, whether two vectors make a word of codes; SEVERAL, whether tiles
+// of several units are simple too, which they are where units are short and nothing is gathered per unit.
 //
 // What is simple comes first, four vectors at once, so that their reads are on their way together and nothing is between
 // them. What is left over - in doubt, at the end, or in a tile of several units - comes one by one, whose code is there once:
@@ -24,9 +25,9 @@ fn traverse(tile: u32, lane: u32) {
     row = 0u;
     open_unit(tile_unit);
     // What is to come one by one: bit k for the k-th vector.
-    var doubt = select(ALL_VECTORS, 0u, whole);
+    var doubt = select(ALL_VECTORS, 0u, whole || SEVERAL);
     var left = doubt;
-    for (var k = select(2u * BLOCKS, 0u, whole); k < 2u * BLOCKS; k += 4u) {
+    for (var k = select(2u * BLOCKS, 0u, whole || SEVERAL); k < 2u * BLOCKS; k += 4u) {
         let v = vec4<u32>(
             vector_of(start, lane, k), vector_of(start, lane, k + 1u), vector_of(start, lane, k + 2u), vector_of(start, lane, k + 3u),
         );
@@ -39,8 +40,8 @@ fn traverse(tile: u32, lane: u32) {
         let b = fetch(v.y);
         let c = fetch(v.z);
         let d = fetch(v.w);
-        let first = at_once(v.x, a) | (at_once(v.y, b) << 1u);
-        let second = at_once(v.z, c) | (at_once(v.w, d) << 1u);
+        let first = at_once(start, v.x, a) | (at_once(start, v.y, b) << 1u);
+        let second = at_once(start, v.z, c) | (at_once(start, v.w, d) << 1u);
         doubt |= (first | (second << 2u)) << (k & 31u);
         left |= (both(first) | (both(second) << 2u)) << (k & 31u);
     }
@@ -49,12 +50,7 @@ fn traverse(tile: u32, lane: u32) {
         let v = vector_of(start, lane, k);
         // The second half of a word is stored with the first, be there any of it or not.
         if (4u * select(v, v & ~1u, PAIRS) >= end) { break; }
-        let unit = min(unit_in_tile(4u * v - start), unit_in_tile(end - 1u - start));
-        if (unit != row) {
-            flush_slot(row);
-            row = unit;
-            open_unit(tile_unit + unit);
-        }
+        enter(min(unit_in_tile(4u * v - start), unit_in_tile(end - 1u - start)));
         again = ((doubt >> k) & 1u) == 0u;
         take(fetch(v));
         visit_first(min(end - min(4u * v, end), 4u));
@@ -67,10 +63,20 @@ fn traverse(tile: u32, lane: u32) {
 const ALL_VECTORS = 0xffffffffu >> (32u - 2u * BLOCKS);
 
 // Visits and stores a vector; 1 if it is left over.
-fn at_once(v: u32, f: vec4<u32>) -> u32 {
+fn at_once(start: u32, v: u32, f: vec4<u32>) -> u32 {
+    if (SEVERAL) { enter(unit_in_tile(4u * v - start)); }
     let certain = visit_four(f);
     store_four(v);
     return select(1u, 0u, certain);
+}
+
+// Opens a unit of the tile, if another one is open.
+fn enter(unit: u32) {
+    if (unit != row) {
+        flush_slot(row);
+        row = unit;
+        open_unit(tile_unit + unit);
+    }
 }
 
 // Two vectors that make a word are both left over if one is.

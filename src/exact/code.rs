@@ -327,7 +327,8 @@ mod tests {
             let four = if is_wide { four_wide_steps } else { four_steps }([b; 4], &quick(r));
             assert!(four.is_none_or(|(four, _)| four == [found.0; 4]), "x {b:#010x}, s {:#010x}, {codes:?}", r.s);
             assert!(four.is_none() || !found.1 && (b & MAGNITUDE) < INF, "x {b:#010x} is to be counted");
-            if codes.1.min(-codes.0) <= 127 && codes.2 == 0 && found.0.abs() <= 127 && !found.1 && (b & MAGNITUDE) < INF {
+            if codes.1.min(-codes.0) <= 127 && codes.2 == 0 && found.0.abs() <= 127 && !found.1 && (b & MAGNITUDE) < INF
+            {
                 let inner = four_inner_steps([b; 4], &inner_quick(r.s));
                 assert!(inner.is_none_or(|(four, _)| four == [found.0; 4]), "x {b:#010x}, s {:#010x}, inner", r.s);
             }

@@ -148,6 +148,8 @@ impl Gpu {
             let params = Params { tile_elems, ..params };
             let whole = !kernel.writes_values() || params.elems.is_multiple_of(4);
             match fours(&params).filter(|_| whole && kernel.takes_fours()) {
+                // Most tiles are of several units then.
+                Some(params) if kernel.takes_several() && params.run <= tile_elems / 2 => (Shape::Several, params),
                 Some(params) => (Shape::Fours, params),
                 None => (Shape::Any, params),
             }

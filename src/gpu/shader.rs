@@ -111,6 +111,8 @@ pub enum Shape {
     Any,
     /// Each vector of four slots lies in one run and is read as it lies.
     Fours,
+    /// The same, and tiles are of several units, for which nothing is gathered.
+    Several,
     /// Whole units of pieces of 32 slots, each an invocation's, which reads it once.
     Held {
         /// Whether a unit is one piece.
@@ -190,6 +192,7 @@ impl Program {
         }
         match self.shape {
             Shape::Fours if !self.kernel.is_once() => label.push_str("+fours"),
+            Shape::Several => label.push_str("+several"),
             Shape::Held { alone, unclipped } => {
                 label.push_str(if alone { "+alone" } else { "+held" });
                 label.push_str(if unclipped { "+unclipped" } else { "" });
@@ -580,6 +583,11 @@ impl Kernel {
             )
     }
 
+    /// Whether there is a form of it for tiles of several units.
+    pub(super) fn takes_several(self) -> bool {
+        matches!(self, Self::Quantize | Self::FakeQuantize | Self::Dequantize)
+    }
+
     /// Whether there is a form of it whose invocations hold their slots.
     pub(super) fn may_hold(self) -> bool {
         matches!(self, Self::QuantizeOnce | Self::QuantizeOnceLoss)
@@ -593,6 +601,9 @@ impl Kernel {
         }
         if self.takes_fours() {
             shapes.push(Shape::Fours);
+        }
+        if self.takes_several() {
+            shapes.push(Shape::Several);
         }
         if self.may_hold() {
             let exists = |shape: &Shape| !matches!(shape, Shape::Held { unclipped: true, .. }) || codec.bits() < 16;
@@ -701,6 +712,7 @@ pub fn shader_source(program: Program, workgroup: u32) -> String {
     define("FUSED", &matches!(kernel, Kernel::QuantizeLoss | Kernel::QuantizeOnceLoss), "");
     define("ALONE", &matches!(shape, Shape::Held { alone: true, .. }), "");
     define("UNCLIPPED", &matches!(shape, Shape::Held { unclipped: true, .. }), "");
+    define("SEVERAL", &(shape == Shape::Several), "");
     define("STORE_ERRORS", &(kernel == Kernel::AbsErrorStore), "");
     define("LOSS_WORDS", &LOSS_WORDS, "u");
     define("MAX_AT", &MAX_AT, "u");
@@ -727,13 +739,13 @@ pub fn shader_source(program: Program, workgroup: u32) -> String {
         fragments.extend(match shape {
             Shape::Held { .. } => &[][..],
             Shape::Fours if kernel.is_once() => &[FOURS, ONCE],
-            Shape::Fours => &[FOURS],
+            Shape::Fours | Shape::Several => &[FOURS],
             Shape::Any if kernel.reduces() => &[TRAVERSE, COLUMNS],
             Shape::Any => &[TRAVERSE, ROWS],
         });
     }
     if kernel.writes_values() {
-        fragments.push(if shape == Shape::Fours { VECTORS } else { VALUES });
+        fragments.push(if shape == Shape::Any { VALUES } else { VECTORS });
     }
     if kernel.sees_codes() {
         fragments.extend([GRID, PACK]);
