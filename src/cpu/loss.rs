@@ -419,33 +419,39 @@ impl<T: Field> Adding<T> {
 
 /// Units whose sums are computed together.
 const TOGETHER: usize = 16;
-/// Lanes in which a unit's sums are gathered.
-const LANES: usize = 8;
+/// Lanes of 64 and of 32 bits in which a unit's sums are gathered.
+const WIDE_LANES: usize = 8;
+const LANES: usize = 16;
 
 /// Room for sums of units that are taken together.
 #[derive(Default)]
 struct Room {
-    lanes: OfUnits<{ LANES * TOGETHER }>,
-    units: OfUnits<TOGETHER>,
+    lanes: OfUnits<{ LANES * TOGETHER }, { WIDE_LANES * TOGETHER }>,
+    units: OfUnits<TOGETHER, TOGETHER>,
 }
 
 /// What [`UnitSums`] are made of.
-struct OfUnits<const N: usize> {
+#[repr(align(64))]
+struct OfUnits<const N: usize, const WIDE: usize> {
     /// Patterns of losses in steps.
     largest: [i32; N],
     abs: [u32; N],
     squares: [i32; N],
-    noise: [u64; N],
-    cross: [i64; N],
+    noise: [u64; WIDE],
+    cross: [i64; WIDE],
 }
 
-impl<const N: usize> Default for OfUnits<N> {
+impl<const N: usize, const WIDE: usize> Default for OfUnits<N, WIDE> {
     fn default() -> Self {
-        Self { largest: [0; N], abs: [0; N], squares: [0; N], noise: [0; N], cross: [0; N] }
+        Self { largest: [0; N], abs: [0; N], squares: [0; N], noise: [0; WIDE], cross: [0; WIDE] }
     }
 }
 
-impl OfUnits<TOGETHER> {
+/// Where vectors lie in whole lines of a cache: they are read again at once.
+#[repr(align(64))]
+struct Aligned<T>(T);
+
+impl OfUnits<TOGETHER, TOGETHER> {
     fn sums(&self, unit: usize, s: f32) -> UnitSums {
         UnitSums {
             max_bits: (f32::from_bits(self.largest[unit].cast_unsigned()) * power(fine(s)) as f32).to_bits(),
@@ -481,32 +487,35 @@ impl<T: Field, S: Fn(u32) -> i32> Kernel for OwnSumsOfEach<'_, T, S> {
         if !scales.iter().fold(true, |all, &s| all & OwnGrid::has(s)) {
             return false;
         }
+        let mut patterns = Aligned([0i32; CHUNK]);
+        // Two to a word, whose halves a vector unit multiplies to 64 bits as they lie.
+        let (mut sizes, mut turned) = (Aligned([0u64; CHUNK / 2]), Aligned([0u64; CHUNK / 2]));
+        let (patterns, sizes, turned) = (&mut patterns.0, &mut sizes.0, &mut turned.0);
         let units = x.as_chunks::<CHUNK>().0.chunks(chunks).zip(codes.as_chunks::<CHUNK>().0.chunks(chunks));
         for (unit, ((x, codes), &s)) in units.zip(scales).enumerate() {
             let (z, grid) = (zero_points.get(unit).copied().unwrap_or(0), OwnGrid::of(s));
             let (mut largest, mut abs, mut squares) = ([0i32; LANES], [0u32; LANES], [0i32; LANES]);
-            let (mut noise, mut cross) = ([0u64; LANES], [0i64; LANES]);
+            let (mut noise, mut cross) = ([0u64; WIDE_LANES], [0i64; WIDE_LANES]);
             for (x, codes) in x.iter().zip(codes) {
-                let (mut patterns, mut sizes, mut turned) = ([0i32; CHUNK], [0u32; CHUNK], [0i32; CHUNK]);
+                let size_of_each: &mut [u32; CHUNK] = bytemuck::cast_mut(sizes);
+                let turned_of_each: &mut [i32; CHUNK] = bytemuck::cast_mut(turned);
                 for i in 0..CHUNK {
-                    (patterns[i], sizes[i], turned[i]) = grid.distance(x[i], steps(codes[i].bits()) - z);
+                    (patterns[i], size_of_each[i], turned_of_each[i]) = grid.distance(x[i], steps(codes[i].bits()) - z);
+                }
+                for i in 0..LANES {
+                    largest[i] = largest[i].max(patterns[i]).max(patterns[i + LANES]);
+                    abs[i] = abs[i].wrapping_add(size_of_each[i]).wrapping_add(size_of_each[i + LANES]);
                 }
                 // Products of 16 bits are a vector's cheapest.
-                let small = codes.map(|code| (steps(code.bits()) - z) as i16);
-                for i in 0..LANES {
-                    for at in (i..CHUNK).step_by(LANES) {
-                        largest[i] = largest[i].max(patterns[at]);
-                        abs[i] = abs[i].wrapping_add(sizes[at]);
-                    }
-                    for at in [2 * i, 2 * i + 1, 2 * (i + LANES), 2 * (i + LANES) + 1] {
-                        squares[i] += i32::from(small[at]) * i32::from(small[at]);
-                    }
+                let square = |code: T| {
+                    let q = i32::from((steps(code.bits()) - z) as i16);
+                    q * q
+                };
+                for (squares, &[a, b]) in squares.iter_mut().zip(codes.as_chunks().0) {
+                    *squares += square(a) + square(b);
                 }
-                // Two to a word, whose halves a vector unit multiplies to 64 bits as they lie.
-                let sizes: [u64; CHUNK / 2] = bytemuck::cast(sizes);
-                let turned: [u64; CHUNK / 2] = bytemuck::cast(turned);
-                for i in 0..LANES {
-                    for at in [i, i + LANES] {
+                for i in 0..WIDE_LANES {
+                    for at in [i, i + WIDE_LANES] {
                         let (more_noise, more_cross) = products_of(sizes[at], turned[at]);
                         noise[i] = noise[i].wrapping_add(more_noise);
                         cross[i] = cross[i].wrapping_add(more_cross);
@@ -516,16 +525,17 @@ impl<T: Field, S: Fn(u32) -> i32> Kernel for OwnSumsOfEach<'_, T, S> {
             let own = LANES * unit..LANES * (unit + 1);
             room.lanes.largest[own.clone()].copy_from_slice(&largest);
             room.lanes.abs[own.clone()].copy_from_slice(&abs);
-            room.lanes.squares[own.clone()].copy_from_slice(&squares);
+            room.lanes.squares[own].copy_from_slice(&squares);
+            let own = WIDE_LANES * unit..WIDE_LANES * (unit + 1);
             room.lanes.noise[own.clone()].copy_from_slice(&noise);
             room.lanes.cross[own].copy_from_slice(&cross);
         }
         let Room { lanes, units } = room;
-        of_each(&lanes.largest, &mut units.largest, i32::max);
-        of_each(&lanes.abs, &mut units.abs, u32::wrapping_add);
-        of_each(&lanes.squares, &mut units.squares, i32::wrapping_add);
-        of_each(&lanes.noise, &mut units.noise, u64::wrapping_add);
-        of_each(&lanes.cross, &mut units.cross, i64::wrapping_add);
+        units.largest = of_each(halves(&lanes.largest, i32::max), i32::max);
+        units.abs = of_each(halves(&lanes.abs, u32::wrapping_add), u32::wrapping_add);
+        units.squares = of_each(halves(&lanes.squares, i32::wrapping_add), i32::wrapping_add);
+        units.noise = of_each(Aligned(lanes.noise), u64::wrapping_add);
+        units.cross = of_each(Aligned(lanes.cross), i64::wrapping_add);
         units.largest[..scales.len()].iter().fold(true, |all, &size| all & (size < OwnGrid::MOST))
     }
 }
@@ -533,18 +543,25 @@ impl<T: Field, S: Fn(u32) -> i32> Kernel for OwnSumsOfEach<'_, T, S> {
 /// What each unit's lanes make together, found by halves: of neighbours, of what neighbours make and so on, each a loop over
 /// all units.
 #[inline(always)]
-fn of_each<V: Copy + Default>(lanes: &[V; LANES * TOGETHER], units: &mut [V; TOGETHER], merge: impl Fn(V, V) -> V) {
-    let mut four = [V::default(); LANES * TOGETHER / 2];
-    for i in 0..four.len() {
-        four[i] = merge(lanes[2 * i], lanes[2 * i + 1]);
+fn of_each<V: Copy + Default>(
+    lanes: Aligned<[V; WIDE_LANES * TOGETHER]>,
+    merge: impl Fn(V, V) -> V + Copy,
+) -> [V; TOGETHER] {
+    let four: Aligned<[V; 4 * TOGETHER]> = halves(&lanes.0, merge);
+    let two: Aligned<[V; 2 * TOGETHER]> = halves(&four.0, merge);
+    halves(&two.0, merge).0
+}
+
+#[inline(always)]
+fn halves<V: Copy + Default, const N: usize, const HALF: usize>(
+    lanes: &[V; N],
+    merge: impl Fn(V, V) -> V,
+) -> Aligned<[V; HALF]> {
+    let mut merged = Aligned([V::default(); HALF]);
+    for (to, &[a, b]) in merged.0.iter_mut().zip(lanes.as_chunks().0) {
+        *to = merge(a, b);
     }
-    let mut two = [V::default(); LANES * TOGETHER / 4];
-    for i in 0..two.len() {
-        two[i] = merge(four[2 * i], four[2 * i + 1]);
-    }
-    for i in 0..TOGETHER {
-        units[i] = merge(two[2 * i], two[2 * i + 1]);
-    }
+    merged
 }
 
 /// The scale's own grid, and distances on it of values from what codes stand for.
