@@ -454,7 +454,7 @@ struct Aligned<T>(T);
 impl OfUnits<TOGETHER, TOGETHER> {
     fn sums(&self, unit: usize, s: f32) -> UnitSums {
         UnitSums {
-            max_bits: (f32::from_bits(self.largest[unit].cast_unsigned()) * power(fine(s)) as f32).to_bits(),
+            max_bits: OwnGrid::loss_bits(self.largest[unit], s),
             abs: self.abs[unit].into(),
             noise: self.noise[unit].into(),
             codes: self.squares[unit].cast_unsigned().into(),
@@ -487,24 +487,20 @@ impl<T: Field, S: Fn(u32) -> i32> Kernel for OwnSumsOfEach<'_, T, S> {
         if !scales.iter().fold(true, |all, &s| all & OwnGrid::has(s)) {
             return false;
         }
-        let mut patterns = Aligned([0i32; CHUNK]);
-        // Two to a word, whose halves a vector unit multiplies to 64 bits as they lie.
-        let (mut sizes, mut turned) = (Aligned([0u64; CHUNK / 2]), Aligned([0u64; CHUNK / 2]));
-        let (patterns, sizes, turned) = (&mut patterns.0, &mut sizes.0, &mut turned.0);
         let units = x.as_chunks::<CHUNK>().0.chunks(chunks).zip(codes.as_chunks::<CHUNK>().0.chunks(chunks));
         for (unit, ((x, codes), &s)) in units.zip(scales).enumerate() {
             let (z, grid) = (zero_points.get(unit).copied().unwrap_or(0), OwnGrid::of(s));
             let (mut largest, mut abs, mut squares) = ([0i32; LANES], [0u32; LANES], [0i32; LANES]);
             let (mut noise, mut cross) = ([0u64; WIDE_LANES], [0i64; WIDE_LANES]);
             for (x, codes) in x.iter().zip(codes) {
-                let size_of_each: &mut [u32; CHUNK] = bytemuck::cast_mut(sizes);
-                let turned_of_each: &mut [i32; CHUNK] = bytemuck::cast_mut(turned);
+                let mut patterns = Aligned([0i32; CHUNK]);
+                let (mut sizes, mut turned) = (Aligned([0u32; CHUNK]), Aligned([0i32; CHUNK]));
                 for i in 0..CHUNK {
-                    (patterns[i], size_of_each[i], turned_of_each[i]) = grid.distance(x[i], steps(codes[i].bits()) - z);
+                    (patterns.0[i], sizes.0[i], turned.0[i]) = grid.distance(x[i], steps(codes[i].bits()) - z);
                 }
                 for i in 0..LANES {
-                    largest[i] = largest[i].max(patterns[i]).max(patterns[i + LANES]);
-                    abs[i] = abs[i].wrapping_add(size_of_each[i]).wrapping_add(size_of_each[i + LANES]);
+                    largest[i] = largest[i].max(patterns.0[i]).max(patterns.0[i + LANES]);
+                    abs[i] = abs[i].wrapping_add(sizes.0[i]).wrapping_add(sizes.0[i + LANES]);
                 }
                 // Products of 16 bits are a vector's cheapest.
                 let square = |code: T| {
@@ -514,6 +510,9 @@ impl<T: Field, S: Fn(u32) -> i32> Kernel for OwnSumsOfEach<'_, T, S> {
                 for (squares, &[a, b]) in squares.iter_mut().zip(codes.as_chunks().0) {
                     *squares += square(a) + square(b);
                 }
+                // Two to a word, whose halves a vector unit multiplies to 64 bits as they lie.
+                let sizes: [u64; CHUNK / 2] = bytemuck::cast(sizes.0);
+                let turned: [u64; CHUNK / 2] = bytemuck::cast(turned.0);
                 for i in 0..WIDE_LANES {
                     for at in [i, i + WIDE_LANES] {
                         let (more_noise, more_cross) = products_of(sizes[at], turned[at]);
@@ -586,11 +585,21 @@ impl OwnGrid {
         (-120..=0).contains(&((s.to_bits() >> 23).cast_signed() - 151))
     }
 
+    /// Of a scale that has it.
     #[inline(always)]
     fn of(s: f32) -> Self {
-        // No digit changes where a power of two of at least 1 multiplies; an infinity that comes of it is no small loss.
-        let per_step = power(-fine(s)) as f32;
-        Self { per_step, s: s * per_step }
+        let bits = s.to_bits();
+        // No digit changes where a power of two of at least 1 multiplies, here 2^-g; an infinity that comes of it is no small
+        // loss. The scale's 24 digits are the whole number above 2^24.
+        let per_step = f32::from_bits(278u32.wrapping_sub(bits >> 23) << 23);
+        Self { per_step, s: f32::from_bits(bits & 0x007f_ffff | 151 << 23) }
+    }
+
+    /// A loss in steps, by its pattern, as the bits of what it is.
+    #[inline(always)]
+    fn loss_bits(pattern: i32, s: f32) -> u32 {
+        let step = f32::from_bits((s.to_bits() >> 23).wrapping_sub(24) << 23);
+        (f32::from_bits(pattern.cast_unsigned()) * step).to_bits()
     }
 
     /// The pattern of the loss in steps, `|D|`, and `q` with the sign turned where `D` has one: `Q D` is their product.
@@ -678,7 +687,7 @@ impl<T: Field, S: Fn(u32) -> i32> Kernel for OwnSums<'_, T, S> {
         if max >= OwnGrid::MOST {
             return None;
         }
-        let max_bits = (f32::from_bits(max.cast_unsigned()) * power(fine(s)) as f32).to_bits();
+        let max_bits = OwnGrid::loss_bits(max, s);
         Some(UnitSums { max_bits, abs: abs.into(), noise: noise.into(), codes: squares.into(), cross: cross.into() })
     }
 }
