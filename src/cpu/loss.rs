@@ -360,7 +360,9 @@ impl Tally {
     fn add_few<T: Field>(&mut self, few: &Few<'_>, x: &[f32], codes: &[T], losses: &mut [UnitLoss]) {
         let &Few { scheme, first_unit, unit_elems, scales, zero_points, .. } = few;
         let step = TOGETHER * unit_elems;
-        for (i, ((x, codes), losses)) in x.chunks(step).zip(codes.chunks(step)).zip(losses.chunks_mut(TOGETHER)).enumerate() {
+        for (i, ((x, codes), losses)) in
+            x.chunks(step).zip(codes.chunks(step)).zip(losses.chunks_mut(TOGETHER)).enumerate()
+        {
             let own = i * TOGETHER..i * TOGETHER + losses.len();
             let scales = &scales[own.clone()];
             let zero_points = zero_points.get(own.clone()).unwrap_or_default();
