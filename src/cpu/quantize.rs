@@ -103,7 +103,7 @@ pub fn quantize_into(x: Tensor<'_>, spec: &Spec, out: &mut QuantizeOutput) -> Re
                     by_units(x, spec, units, stretch, to.codes.as_chunks_mut::<2>().0, per_unit, adding)
                 }
             };
-            (counts, Sums::Found(found))
+            (counts, Sums::Found(Box::new(found)))
         }
         _ => {
             let scaling = Scaling::found(x, spec, units, mem::take(&mut to.scales), mem::take(&mut to.zero_points));
@@ -181,7 +181,7 @@ enum Sums {
     /// Of each range unit.
     Parts(Vec<loss::Part>),
     /// Of all together; each unit's own is in [`Room`].
-    Found(loss::Found),
+    Found(Box<loss::Found>),
 }
 
 /// The memory that an output goes to.
@@ -210,7 +210,7 @@ impl Room {
             _ if spec.loss == LossDetail::None => None,
             _ if spec.scheme.is_cast() => Some(loss(x, &tensor, per_element)?),
             Sums::Parts(parts) => Some(loss::finish(x, &tensor, tensor.scales(), parts, per_element)),
-            Sums::Found(found) => Some(loss::finish_units(x, &tensor, found, losses, per_element)),
+            Sums::Found(found) => Some(loss::finish_units(x, &tensor, *found, losses, per_element)),
         };
         Ok(QuantizeOutput::new(tensor, counts, loss))
     }
