@@ -62,6 +62,7 @@
 
 use crate::exact::float::{Parts, parts};
 use crate::exact::loss::{CAST_STEP_EXP, grid_exp};
+use rayon::prelude::*;
 
 /// `add`'s least exponent: `u^2` is at least `2^-346`.
 const LSB_EXP: i32 = -352;
@@ -156,6 +157,11 @@ fn round_to_f64(negative: bool, m: u128, e: i32) -> f64 {
     if m == 0 {
         return 0.0;
     }
+    if m < 1 << 53 {
+        // The number is a float, and so is its product by a power of two: nothing is rounded.
+        let size = (m as u64) as f64 * f64::from_bits(u64::from((e + 1023).cast_unsigned()) << 52);
+        return if negative { -size } else { size };
+    }
     let lead = m.leading_zeros();
     let m = m << lead;
     let exp = e - lead.cast_signed() + 127;
@@ -223,6 +229,13 @@ impl UnitSums {
         grid_exp(scale_bits, self.max_bits.min(0x7f80_0000))
     }
 
+    /// What is told of the unit.
+    #[inline]
+    pub(crate) fn loss(&self, scale_bits: u32) -> UnitLoss {
+        let noise = round_to_f64(false, self.noise, 2 * self.grid(scale_bits));
+        UnitLoss { max_abs_error: f32::from_bits(self.max_bits), noise }
+    }
+
     pub(crate) fn merge(&mut self, other: &Self) {
         self.max_bits = self.max_bits.max(other.max_bits);
         self.abs += other.abs;
@@ -233,7 +246,7 @@ impl UnitSums {
 }
 
 /// The loss of one range unit.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct UnitLoss {
     /// The largest |x' - x|; 0 of a unit without a countable element.
@@ -270,15 +283,9 @@ impl LossSums {
         self.dot.merge(&other.dot);
     }
 
-    fn add_unit(&mut self, sums: &UnitSums, scale_bits: u32, cast: bool) {
-        let Parts { m, e } = parts(scale_bits);
-        let (ms, es) = if cast { (1, e + CAST_STEP_EXP) } else { (i128::from(m), e) };
-        let g = sums.grid(scale_bits);
-        // Terms stay below 2^121. Those of a device that computes wrong may not, and are wrong then, but no panic.
-        let codes = ms.pow(2).wrapping_mul(sums.codes.cast_signed());
-        let (noise, cross) = (sums.noise.cast_signed(), ms.wrapping_mul(sums.cross));
-        self.max_bits = self.max_bits.max(sums.max_bits);
-        self.abs.add(sums.abs.cast_signed(), g);
+    /// Adds terms that count in steps of `2^es` and `2^g`.
+    fn add_terms(&mut self, &Terms { abs, noise, codes, cross }: &Terms, es: i32, g: i32) {
+        self.abs.add(abs, g);
         self.noise.add(noise, 2 * g);
         self.recon.add(codes, 2 * es);
         for (sum, times) in [(&mut self.signal, 2), (&mut self.dot, 1)] {
@@ -286,6 +293,17 @@ impl LossSums {
             sum.add(cross.wrapping_mul(-times), es + g);
         }
         self.signal.add(noise, 2 * g);
+    }
+
+    pub(crate) fn merged(mut self, other: &Self) -> Self {
+        self.merge(other);
+        self
+    }
+
+    /// Counts elements.
+    pub(crate) fn count(&mut self, elems: u64, nonfinite_out_elems: u64) {
+        self.elems += elems;
+        self.nonfinite_out_elems += nonfinite_out_elems;
     }
 
     /// Everything that the summary is made of.
@@ -307,6 +325,69 @@ impl LossSums {
             sqnr_db: decibels(&self.signal, &self.noise),
             cosine: cosine(&self.dot, &self.signal, &self.recon),
         }
+    }
+}
+
+/// What units of one exponent add to a tensor's sums: those of the codes times the digits of their scales.
+///
+/// They stay below 2^121. Those of a device that computes wrong may not, and are wrong then, but no panic.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Terms {
+    abs: i128,
+    noise: i128,
+    codes: i128,
+    cross: i128,
+}
+
+impl Terms {
+    #[inline]
+    fn add(&mut self, sums: &UnitSums, ms: i128) {
+        self.abs = self.abs.wrapping_add(sums.abs.cast_signed());
+        self.noise = self.noise.wrapping_add(sums.noise.cast_signed());
+        self.codes = self.codes.wrapping_add((ms * ms).wrapping_mul(sums.codes.cast_signed()));
+        self.cross = self.cross.wrapping_add(ms.wrapping_mul(sums.cross));
+    }
+}
+
+/// The least exponent of a float with 24 digits, and how many there are: those of subnormals are below the others.
+const LEAST_EXP: i32 = -172;
+const EXPS: usize = 277;
+
+/// Adds up units. Those on the grids of their own scales it gathers by exponent, in few words: a sum that holds all exponents
+/// costs as much as what a short unit's elements do.
+pub(crate) struct Adder {
+    cast: bool,
+    of_exponents: Vec<Terms>,
+    sums: LossSums,
+}
+
+impl Adder {
+    pub(crate) fn new(cast: bool) -> Self {
+        Self { cast, of_exponents: vec![Terms::default(); EXPS], sums: LossSums::default() }
+    }
+
+    #[inline]
+    pub(crate) fn add(&mut self, unit: &UnitSums, scale_bits: u32) {
+        self.sums.max_bits = self.sums.max_bits.max(unit.max_bits);
+        let Parts { m, e } = parts(scale_bits);
+        if !self.cast && unit.max_bits <= scale_bits {
+            self.of_exponents[(e - LEAST_EXP).cast_unsigned() as usize].add(unit, m.into());
+            return;
+        }
+        let (ms, es) = if self.cast { (1, e + CAST_STEP_EXP) } else { (m.into(), e) };
+        let mut terms = Terms::default();
+        terms.add(unit, ms);
+        self.sums.add_terms(&terms, es, unit.grid(scale_bits));
+    }
+
+    /// What was added.
+    pub(crate) fn finish(mut self) -> LossSums {
+        for (terms, es) in self.of_exponents.iter().zip(LEAST_EXP..) {
+            if *terms != Terms::default() {
+                self.sums.add_terms(terms, es, es - 1);
+            }
+        }
+        self.sums
     }
 }
 
@@ -360,17 +441,16 @@ impl Loss {
         nonfinite_out_elems: u64,
         abs_errors: Option<Vec<f32>>,
     ) -> Self {
-        let mut sums = LossSums { elems, nonfinite_out_elems, ..LossSums::default() };
-        let units = unit_sums
-            .iter()
-            .zip(scales)
-            .map(|(unit, scale)| {
-                let scale_bits = scale.to_bits();
-                sums.add_unit(unit, scale_bits, cast);
-                let g = unit.grid(scale_bits);
-                UnitLoss { max_abs_error: f32::from_bits(unit.max_bits), noise: round_to_f64(false, unit.noise, 2 * g) }
-            })
-            .collect();
+        const TASK_UNITS: usize = 1 << 14;
+        let tasks = unit_sums.par_chunks(TASK_UNITS).zip(scales.par_chunks(TASK_UNITS));
+        let sums = tasks.map(|(units, scales)| {
+            let mut adder = Adder::new(cast);
+            units.iter().zip(scales).for_each(|(unit, scale)| adder.add(unit, scale.to_bits()));
+            adder.finish()
+        });
+        let mut sums = sums.reduce(LossSums::default, |a, b| a.merged(&b));
+        sums.count(elems, nonfinite_out_elems);
+        let units = unit_sums.par_iter().zip(scales).map(|(unit, scale)| unit.loss(scale.to_bits())).collect();
         Self { units, sums, abs_errors }
     }
 }

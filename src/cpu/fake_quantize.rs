@@ -66,7 +66,7 @@ pub fn fake_quantize_into(x: Tensor<'_>, spec: &Spec, out: &mut FakeQuantizeOutp
             scales = recycled(scales, units.units);
             zero_points = recycled(zero_points, if spec.scheme.has_zero_point() { units.units } else { 0 });
             let per_unit = (&mut scales[..], &mut zero_points[..], &mut [][..]);
-            let counts = by_units(x, spec, units, stretch, &mut values, per_unit, |_, _, _, _, _| {});
+            let (counts, _) = by_units(x, spec, units, stretch, &mut values, per_unit, None);
             *out = FakeQuantizeOutput::new(values, scales, zero_points, counts);
         }
         _ => *out = made(x, spec, Scaling::found(x, spec, units, scales, zero_points), values),

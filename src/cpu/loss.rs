@@ -9,8 +9,9 @@ use crate::error::{Error, Result};
 use crate::exact;
 use crate::exact::loss::{CAST_STEP_EXP, CAST_STEPS, grid_exp};
 use crate::layout::Granularity;
-use crate::loss::{Loss, UnitSums};
+use crate::loss::{Adder, Loss, LossSums, UnitLoss, UnitSums};
 use crate::quantized::Quantized;
+use crate::scheme::Scheme;
 use crate::tensor::Tensor;
 use std::borrow::Cow;
 
@@ -120,11 +121,34 @@ pub(super) fn finish(x: Tensor<'_>, q: &Quantized, scales: &[f32], mut parts: Ve
             *part = again;
         }
     }
-    let abs_errors = per_element.then(|| match q.scheme().code().bits() {
-        16 => abs_errors::<[u8; 2]>(x, q),
-        _ => abs_errors::<u8>(x, q),
-    });
-    total(q, scales, parts, abs_errors)
+    total(q, scales, parts, per_element.then(|| abs_errors(x, q)))
+}
+
+/// The loss, of what tasks over whole units found: the units that need a coarser grid, and they only, go again.
+pub(super) fn finish_units(
+    x: Tensor<'_>,
+    q: &Quantized,
+    found: Found,
+    mut units: Vec<UnitLoss>,
+    per_element: bool,
+) -> Loss {
+    let Found { mut sums, coarse } = found;
+    if !coarse.is_empty() {
+        let mut grids = vec![None; units.len()];
+        for &unit in &coarse {
+            grids[unit] = Some(grid_exp(q.scales()[unit].to_bits(), units[unit].max_abs_error.to_bits()));
+        }
+        let again = self::sums(x, q, q.scales(), |unit| grids[unit]);
+        let mut adder = Adder::new(false);
+        for unit in coarse {
+            let (part, scale_bits) = (&again[unit], q.scales()[unit].to_bits());
+            adder.add(&part.sums, scale_bits);
+            sums.count(part.elems, part.nonfinite_out_elems);
+            units[unit] = part.sums.loss(scale_bits);
+        }
+        sums.merge(&adder.finish());
+    }
+    Loss { units, sums, abs_errors: per_element.then(|| abs_errors(x, q)) }
 }
 
 fn total(q: &Quantized, scales: &[f32], parts: Vec<Part>, abs_errors: Option<Vec<f32>>) -> Loss {
@@ -134,7 +158,14 @@ fn total(q: &Quantized, scales: &[f32], parts: Vec<Part>, abs_errors: Option<Vec
     Loss::new(&unit_sums, scales, q.scheme().is_cast(), elems, nonfinite_out_elems, abs_errors)
 }
 
-fn abs_errors<T: Field>(x: Tensor<'_>, q: &Quantized) -> Vec<f32> {
+fn abs_errors(x: Tensor<'_>, q: &Quantized) -> Vec<f32> {
+    match q.scheme().code().bits() {
+        16 => abs_errors_of::<[u8; 2]>(x, q),
+        _ => abs_errors_of::<u8>(x, q),
+    }
+}
+
+fn abs_errors_of<T: Field>(x: Tensor<'_>, q: &Quantized) -> Vec<f32> {
     let mut errors = vec![0f32; x.elems()];
     map_tasks(&mut errors, TASK_ELEMS, |first, errors| {
         let (mut values, mut buffer, mut out) = (Values::new(x), vec![], [0f32; BLOCK_ELEMS]);
@@ -224,12 +255,11 @@ impl Part {
     /// ahead.
     pub(super) fn add_own<T: Field>(&mut self, coder: &Coder, x: &[f32], codes: &[T], ahead_bytes: usize) {
         let (s, g) = (coder.s, fine(coder.s));
-        // x and x' in steps of the grid are to be floats as good as they are themselves: no smaller, and not too large.
-        if !(coder.ieee && (-120..=0).contains(&g)) {
+        if !(coder.ieee && OwnGrid::has(s)) {
             return self.add_any(coder, x, codes, s, g);
         }
         for (x, codes) in x.chunks(SUM_ELEMS).zip(codes.chunks(SUM_ELEMS)) {
-            match simd::run(OwnSums { x, codes, steps: coder.steps(), s, g, ahead_bytes }) {
+            match simd::run(OwnSums { x, codes, steps: coder.steps(), s, ahead_bytes }) {
                 Some(sums) => {
                     self.sums.merge(&sums);
                     self.elems += x.len() as u64;
@@ -276,18 +306,337 @@ impl Part {
     }
 }
 
-/// The sums of values and the codes that they become, on the scale's own grid; `None` where a value is not finite or a loss
-/// of 2^24 steps `u` of the grid or more.
+/// What tasks over whole range units found.
+#[derive(Default)]
+pub(super) struct Found {
+    sums: LossSums,
+    /// The units whose losses are beyond their scales' own grids; they are not among the sums.
+    coarse: Vec<usize>,
+}
+
+impl Found {
+    pub(super) fn merged(mut self, mut more: Self) -> Self {
+        self.sums.merge(&more.sums);
+        self.coarse.append(&mut more.coarse);
+        self
+    }
+}
+
+/// The loss of a task's range units, one after the other.
+pub(super) struct Tally {
+    adder: Adder,
+    elems: u64,
+    nonfinite_out_elems: u64,
+    coarse: Vec<usize>,
+    room: Room,
+}
+
+impl Tally {
+    pub(super) fn new() -> Self {
+        let (adder, room) = (Adder::new(false), Room::default());
+        Self { adder, elems: 0, nonfinite_out_elems: 0, coarse: vec![], room }
+    }
+
+    /// Adds a whole unit, of its sums on its scale's own grid.
+    pub(super) fn add(&mut self, unit: usize, part: &Part, scale: f32) -> UnitLoss {
+        let (sums, scale_bits) = (&part.sums, scale.to_bits());
+        if grid_exp(scale_bits, sums.max_bits) == fine(scale) {
+            self.elems += part.elems;
+            self.nonfinite_out_elems += part.nonfinite_out_elems;
+            self.adder.add(sums, scale_bits);
+        } else {
+            self.coarse.push(unit);
+        }
+        sums.loss(scale_bits)
+    }
+
+    pub(super) fn finish(self) -> Found {
+        let mut sums = self.adder.finish();
+        sums.count(self.elems, self.nonfinite_out_elems);
+        Found { sums, coarse: self.coarse }
+    }
+
+    /// Adds short units and the codes that their values become.
+    fn add_few<T: Field>(&mut self, few: &Few<'_>, x: &[f32], codes: &[T], losses: &mut [UnitLoss]) {
+        let &Few { scheme, first_unit, unit_elems, scales, zero_points, .. } = few;
+        let step = TOGETHER * unit_elems;
+        for (i, ((x, codes), losses)) in
+            x.chunks(step).zip(codes.chunks(step)).zip(losses.chunks_mut(TOGETHER)).enumerate()
+        {
+            let own = i * TOGETHER..i * TOGETHER + losses.len();
+            let scales = &scales[own.clone()];
+            let zero_points = zero_points.get(own.clone()).unwrap_or_default();
+            let coder = |s, z| Coder { scheme, saturate: false, s, z, ieee: true };
+            let is_whole = x.len() == losses.len() * unit_elems;
+            let (room, no_zero_point) = (&mut self.room, coder(1.0, 0));
+            let steps = no_zero_point.steps();
+            let chunks = unit_elems / CHUNK;
+            if is_whole
+                && size_of::<T>() == 1
+                && unit_elems.is_multiple_of(CHUNK)
+                && simd::run(OwnSumsOfEach { x, codes, steps, chunks, scales, zero_points, room })
+            {
+                self.elems += x.len() as u64;
+                for (unit, (loss, &s)) in losses.iter_mut().zip(scales).enumerate() {
+                    let sums = self.room.units.sums(unit, s);
+                    self.adder.add(&sums, s.to_bits());
+                    *loss = sums.loss(s.to_bits());
+                }
+                continue;
+            }
+            let units = x.chunks(unit_elems).zip(codes.chunks(unit_elems)).zip(losses);
+            for (unit, ((x, codes), loss)) in units.enumerate() {
+                let mut part = Part::default();
+                let z = zero_points.get(unit).copied().unwrap_or(0);
+                part.add_own(&coder(scales[unit], z), x, codes, PREFETCH_BYTES);
+                *loss = self.add(first_unit + own.start + unit, &part, scales[unit]);
+            }
+        }
+    }
+}
+
+/// Consecutive range units of so many elements; the last may be short.
+pub(super) struct Few<'a> {
+    pub(super) scheme: Scheme,
+    pub(super) first_unit: usize,
+    pub(super) unit_elems: usize,
+    pub(super) scales: &'a [f32],
+    /// One per unit, or none.
+    pub(super) zero_points: &'a [i32],
+}
+
+/// How the loss of values and what was made of them is added up.
+#[derive(Clone, Copy)]
+pub(super) struct Adding<T> {
+    /// Of a stretch of a unit.
+    pub(super) run: fn(&mut Part, &Coder, &[f32], &[T], usize),
+    /// Of short units.
+    pub(super) few: fn(&mut Tally, &Few<'_>, &[f32], &[T], &mut [UnitLoss]),
+}
+
+impl<T: Field> Adding<T> {
+    /// Of codes.
+    pub(super) const OWN: Self = Self { run: Part::add_own, few: Tally::add_few };
+}
+
+/// Units whose sums are computed together.
+const TOGETHER: usize = 16;
+/// Lanes of 64 and of 32 bits in which a unit's sums are gathered.
+const WIDE_LANES: usize = 8;
+const LANES: usize = 16;
+
+/// Room for sums of units that are taken together.
+#[derive(Default)]
+struct Room {
+    lanes: OfUnits<{ LANES * TOGETHER }, { WIDE_LANES * TOGETHER }>,
+    units: OfUnits<TOGETHER, TOGETHER>,
+}
+
+/// What [`UnitSums`] are made of.
+#[repr(align(64))]
+struct OfUnits<const N: usize, const WIDE: usize> {
+    /// Patterns of losses in steps.
+    largest: [i32; N],
+    abs: [u32; N],
+    squares: [i32; N],
+    noise: [u64; WIDE],
+    cross: [i64; WIDE],
+}
+
+impl<const N: usize, const WIDE: usize> Default for OfUnits<N, WIDE> {
+    fn default() -> Self {
+        Self { largest: [0; N], abs: [0; N], squares: [0; N], noise: [0; WIDE], cross: [0; WIDE] }
+    }
+}
+
+/// Where vectors lie in whole lines of a cache: they are read again at once.
+#[repr(align(64))]
+struct Aligned<T>(T);
+
+impl OfUnits<TOGETHER, TOGETHER> {
+    fn sums(&self, unit: usize, s: f32) -> UnitSums {
+        UnitSums {
+            max_bits: OwnGrid::loss_bits(self.largest[unit], s),
+            abs: self.abs[unit].into(),
+            noise: self.noise[unit].into(),
+            codes: self.squares[unit].cast_unsigned().into(),
+            cross: self.cross[unit].into(),
+        }
+    }
+}
+
+/// [`OwnSums`] of each of some whole units of so many [`CHUNK`]s, with codes of at most 8 bits; whether every unit has them.
+struct OwnSumsOfEach<'a, T, S> {
+    x: &'a [f32],
+    codes: &'a [T],
+    /// Without zero points.
+    steps: S,
+    chunks: usize,
+    scales: &'a [f32],
+    zero_points: &'a [i32],
+    room: &'a mut Room,
+}
+
+/// Elements of a unit that are taken at once.
+const CHUNK: usize = 32;
+
+impl<T: Field, S: Fn(u32) -> i32> Kernel for OwnSumsOfEach<'_, T, S> {
+    type Output = bool;
+
+    #[inline(always)]
+    fn run(self) -> bool {
+        let Self { x, codes, steps, chunks, scales, zero_points, room } = self;
+        if !scales.iter().fold(true, |all, &s| all & OwnGrid::has(s)) {
+            return false;
+        }
+        let units = x.as_chunks::<CHUNK>().0.chunks(chunks).zip(codes.as_chunks::<CHUNK>().0.chunks(chunks));
+        for (unit, ((x, codes), &s)) in units.zip(scales).enumerate() {
+            let (z, grid) = (zero_points.get(unit).copied().unwrap_or(0), OwnGrid::of(s));
+            let (mut largest, mut abs, mut squares) = ([0i32; LANES], [0u32; LANES], [0i32; LANES]);
+            let (mut noise, mut cross) = ([0u64; WIDE_LANES], [0i64; WIDE_LANES]);
+            for (x, codes) in x.iter().zip(codes) {
+                let mut patterns = Aligned([0i32; CHUNK]);
+                let (mut sizes, mut turned) = (Aligned([0u32; CHUNK]), Aligned([0i32; CHUNK]));
+                for i in 0..CHUNK {
+                    (patterns.0[i], sizes.0[i], turned.0[i]) = grid.distance(x[i], steps(codes[i].bits()) - z);
+                }
+                for i in 0..LANES {
+                    largest[i] = largest[i].max(patterns.0[i]).max(patterns.0[i + LANES]);
+                    abs[i] = abs[i].wrapping_add(sizes.0[i]).wrapping_add(sizes.0[i + LANES]);
+                }
+                // Products of 16 bits are a vector's cheapest.
+                let square = |code: T| {
+                    let q = i32::from((steps(code.bits()) - z) as i16);
+                    q * q
+                };
+                for (squares, &[a, b]) in squares.iter_mut().zip(codes.as_chunks().0) {
+                    *squares += square(a) + square(b);
+                }
+                // Two to a word, whose halves a vector unit multiplies to 64 bits as they lie.
+                let sizes: [u64; CHUNK / 2] = bytemuck::cast(sizes.0);
+                let turned: [u64; CHUNK / 2] = bytemuck::cast(turned.0);
+                for i in 0..WIDE_LANES {
+                    for at in [i, i + WIDE_LANES] {
+                        let (more_noise, more_cross) = products_of(sizes[at], turned[at]);
+                        noise[i] = noise[i].wrapping_add(more_noise);
+                        cross[i] = cross[i].wrapping_add(more_cross);
+                    }
+                }
+            }
+            let own = LANES * unit..LANES * (unit + 1);
+            room.lanes.largest[own.clone()].copy_from_slice(&largest);
+            room.lanes.abs[own.clone()].copy_from_slice(&abs);
+            room.lanes.squares[own].copy_from_slice(&squares);
+            let own = WIDE_LANES * unit..WIDE_LANES * (unit + 1);
+            room.lanes.noise[own.clone()].copy_from_slice(&noise);
+            room.lanes.cross[own].copy_from_slice(&cross);
+        }
+        let Room { lanes, units } = room;
+        units.largest = of_each(halves(&lanes.largest, i32::max), i32::max);
+        units.abs = of_each(halves(&lanes.abs, u32::wrapping_add), u32::wrapping_add);
+        units.squares = of_each(halves(&lanes.squares, i32::wrapping_add), i32::wrapping_add);
+        units.noise = of_each(Aligned(lanes.noise), u64::wrapping_add);
+        units.cross = of_each(Aligned(lanes.cross), i64::wrapping_add);
+        units.largest[..scales.len()].iter().fold(true, |all, &size| all & (size < OwnGrid::MOST))
+    }
+}
+
+/// What each unit's lanes make together, found by halves: of neighbours, of what neighbours make and so on, each a loop over
+/// all units.
+#[inline(always)]
+fn of_each<V: Copy + Default>(
+    lanes: Aligned<[V; WIDE_LANES * TOGETHER]>,
+    merge: impl Fn(V, V) -> V + Copy,
+) -> [V; TOGETHER] {
+    let four: Aligned<[V; 4 * TOGETHER]> = halves(&lanes.0, merge);
+    let two: Aligned<[V; 2 * TOGETHER]> = halves(&four.0, merge);
+    halves(&two.0, merge).0
+}
+
+#[inline(always)]
+fn halves<V: Copy + Default, const N: usize, const HALF: usize>(
+    lanes: &[V; N],
+    merge: impl Fn(V, V) -> V,
+) -> Aligned<[V; HALF]> {
+    let mut merged = Aligned([V::default(); HALF]);
+    for (to, &[a, b]) in merged.0.iter_mut().zip(lanes.as_chunks().0) {
+        *to = merge(a, b);
+    }
+    merged
+}
+
+/// The scale's own grid, and distances on it of values from what codes stand for.
 ///
-/// In these steps the difference of floats `x' - x` is exact, and so `D` before it is rounded: where `q` is 0 it is `-x`,
+/// In its steps `u` the difference of floats `x' - x` is exact, and so `D` before it is rounded: where `q` is 0 it is `-x`,
 /// rounded as `x` is; elsewhere `|x|` is beyond half of the scale, so that `x`, as `x'`, is a whole number of steps, and a
 /// whole number below 2^24 is a float.
+#[derive(Clone, Copy)]
+struct OwnGrid {
+    per_step: f32,
+    /// In steps.
+    s: f32,
+}
+
+impl OwnGrid {
+    /// The pattern of the least loss, in steps, that has none of these distances: 2^24. Those of infinity and NaN are above.
+    const MOST: i32 = 0x4b80_0000;
+
+    /// Whether x and x' in steps of the grid are floats as good as they are themselves: no smaller, and not too large.
+    #[inline(always)]
+    fn has(s: f32) -> bool {
+        (-120..=0).contains(&((s.to_bits() >> 23).cast_signed() - 151))
+    }
+
+    /// Of a scale that has it.
+    #[inline(always)]
+    fn of(s: f32) -> Self {
+        let bits = s.to_bits();
+        // No digit changes where a power of two of at least 1 multiplies, here 2^-g; an infinity that comes of it is no small
+        // loss. The scale's 24 digits are the whole number above 2^24.
+        let per_step = f32::from_bits(278u32.wrapping_sub(bits >> 23) << 23);
+        Self { per_step, s: f32::from_bits(bits & 0x007f_ffff | 151 << 23) }
+    }
+
+    /// A loss in steps, by its pattern, as the bits of what it is.
+    #[inline(always)]
+    fn loss_bits(pattern: i32, s: f32) -> u32 {
+        let step = f32::from_bits((s.to_bits() >> 23).wrapping_sub(24) << 23);
+        (f32::from_bits(pattern.cast_unsigned()) * step).to_bits()
+    }
+
+    /// The pattern of the loss in steps, `|D|`, and `q` with the sign turned where `D` has one: `Q D` is their product.
+    #[inline(always)]
+    fn distance(self, x: f32, q: i32) -> (i32, u32, i32) {
+        const HIDDEN: u32 = 0x0080_0000;
+        const BELOW: f32 = 8_388_608.0;
+        let error = q as f32 * self.s - x * self.per_step;
+        let size = error.abs();
+        // From 2^23 to 2^24 the floats are the whole numbers, and their patterns follow each other as these do: adding 2^23
+        // to a smaller one rounds it.
+        let (pattern, zero) =
+            if size < BELOW { (size + BELOW, BELOW.to_bits()) } else { (size, BELOW.to_bits() - HIDDEN) };
+        let minus = error.to_bits().cast_signed() >> 31;
+        // As numbers of the same sign, patterns order as their values do.
+        (size.to_bits().cast_signed(), pattern.to_bits().wrapping_sub(zero), (q ^ minus) - minus)
+    }
+}
+
+/// `D^2` and `Q D` of two elements, which lie in a word of each, added.
+#[inline(always)]
+fn products_of(sizes: u64, turned: u64) -> (u64, i64) {
+    let (a, b) = (sizes & 0xffff_ffff, sizes >> 32);
+    let (p, q) = (i64::from(turned as i32), turned.cast_signed() >> 32);
+    let cross = (p * i64::from(a as i32)).wrapping_add(q * i64::from(b as i32));
+    ((a * a).wrapping_add(b * b), cross)
+}
+
+/// The sums of values and the codes that they become, on the scale's own grid; `None` where a value is not finite or a loss
+/// of 2^24 steps `u` of the grid or more.
 struct OwnSums<'a, T, S> {
     x: &'a [f32],
     codes: &'a [T],
     steps: S,
     s: f32,
-    g: i32,
     ahead_bytes: usize,
 }
 
@@ -299,15 +648,10 @@ impl<T: Field, S: Fn(u32) -> i32> Kernel for OwnSums<'_, T, S> {
 
     #[inline(always)]
     fn run(self) -> Option<UnitSums> {
-        let Self { x, codes, steps, s, g, ahead_bytes } = self;
-        // No digit changes where a power of two of at least 1 multiplies; an infinity that comes of it is no small loss.
-        let (per_step, u) = (power(-g) as f32, power(g) as f32);
-        let s = s * per_step;
-        const HIDDEN: u32 = 0x0080_0000;
-        let (below, most) = (8_388_608f32, 16_777_216f32);
+        let Self { x, codes, steps, s, ahead_bytes } = self;
+        let grid = OwnGrid::of(s);
         let (mut max, mut abs, mut noise, mut squares, mut cross) = (0i32, 0u64, 0u64, 0u64, 0i64);
-        // |D|, and Q with the sign turned where D has one: Q D is their product. Two to a word, whose halves a vector unit
-        // multiplies to 64 bits as they lie.
+        // Two to a word, whose halves a vector unit multiplies to 64 bits as they lie.
         let (mut sizes, mut turned) = ([0u64; PART_ELEMS / 2], [0u64; PART_ELEMS / 2]);
         for (x, codes) in x.chunks(PART_ELEMS).zip(codes.chunks(PART_ELEMS)) {
             for at in (0..size_of_val(x)).step_by(64) {
@@ -320,27 +664,15 @@ impl<T: Field, S: Fn(u32) -> i32> Kernel for OwnSums<'_, T, S> {
             let to = bytemuck::cast_slice_mut::<u64, u32>(&mut sizes).iter_mut();
             let to = to.zip(bytemuck::cast_slice_mut::<u64, i32>(&mut turned));
             for ((&x, &code), (to_size, to_turned)) in x.iter().zip(codes).zip(to) {
-                let q = steps(code.bits());
-                let error = q as f32 * s - x * per_step;
-                let size = error.abs();
-                // As numbers of the same sign, patterns order as their values do, infinity and NaN above all.
-                some_max = some_max.max(size.to_bits().cast_signed());
-                // From 2^23 to 2^24 the floats are the whole numbers, and their patterns follow each other as these do:
-                // adding 2^23 to a smaller one rounds it.
-                let small = size < below;
-                let (pattern, zero) = if small { (size + below, 0x4b00_0000) } else { (size, 0x4b00_0000 - HIDDEN) };
-                let size = pattern.to_bits().wrapping_sub(zero);
+                let (pattern, size, turned) = grid.distance(x, steps(code.bits()));
+                some_max = some_max.max(pattern);
                 some_abs = some_abs.wrapping_add(size);
-                let minus = error.to_bits().cast_signed() >> 31;
-                (*to_size, *to_turned) = (size, (q ^ minus) - minus);
+                (*to_size, *to_turned) = (size, turned);
             }
             let (mut some_noise, mut some_cross) = (0u64, 0i64);
             for (&sizes, &turned) in sizes.iter().zip(&turned) {
-                let (a, b) = (sizes & 0xffff_ffff, sizes >> 32);
-                some_noise = some_noise.wrapping_add(a * a).wrapping_add(b * b);
-                let (p, q) = (i64::from(turned as i32), turned.cast_signed() >> 32);
-                let (a, b) = (i64::from(a as i32), i64::from(b as i32));
-                some_cross = some_cross.wrapping_add(p * a).wrapping_add(q * b);
+                let (noise, cross) = products_of(sizes, turned);
+                (some_noise, some_cross) = (some_noise.wrapping_add(noise), some_cross.wrapping_add(cross));
             }
             max = max.max(some_max);
             abs += u64::from(some_abs);
@@ -354,10 +686,10 @@ impl<T: Field, S: Fn(u32) -> i32> Kernel for OwnSums<'_, T, S> {
                 codes.iter().map(|code| u64::from(steps(code.bits()).unsigned_abs()).pow(2)).sum()
             };
         }
-        if max >= most.to_bits().cast_signed() {
+        if max >= OwnGrid::MOST {
             return None;
         }
-        let max_bits = (f32::from_bits(max.cast_unsigned()) * u).to_bits();
+        let max_bits = OwnGrid::loss_bits(max, s);
         Some(UnitSums { max_bits, abs: abs.into(), noise: noise.into(), codes: squares.into(), cross: cross.into() })
     }
 }

@@ -6,10 +6,11 @@ use super::loss::{self, loss};
 use super::min_max::{PREFETCH_BYTES, parts};
 use super::scale::scale_and_zero_point;
 use super::simd::{Output, is_past_caches};
-use super::units::{AddLoss, Parcel, PerUnit, Stretch, encode_units, stretch};
+use super::units::{CountsAndLoss, Parcel, PerUnit, Stretch, encode_units, stretch};
 use super::{float_env, nibble};
 use crate::error::Result;
 use crate::layout::RangeUnits;
+use crate::loss::UnitLoss;
 use crate::quantized::{Counts, LossDetail, QuantizeOutput, Quantized, Spec, check_given, code_bytes};
 use crate::tensor::Tensor;
 use rayon::prelude::*;
@@ -85,26 +86,30 @@ pub fn quantize_into(x: Tensor<'_>, spec: &Spec, out: &mut QuantizeOutput) -> Re
     let bits = spec.scheme.code().bits();
     let (counts, sums) = match stretch(units, x.row_elems(), bits) {
         Some(stretch) if !spec.scheme.is_cast() => {
+            let is_lossy = spec.loss != LossDetail::None;
             to.scales = recycled(mem::take(&mut to.scales), units.units);
             to.zero_points =
                 recycled(mem::take(&mut to.zero_points), if spec.scheme.has_zero_point() { units.units } else { 0 });
-            let mut sums = vec![loss::Part::default(); if spec.loss == LossDetail::None { 0 } else { units.units }];
-            let scales = (&mut to.scales[..], &mut to.zero_points[..], &mut sums[..]);
-            let counts = match bits {
-                4 => packed_units(x, spec, units, stretch, &mut to.codes, scales),
-                8 => by_units(x, spec, units, stretch, &mut to.codes, scales, loss::Part::add_own),
+            to.losses = recycled(mem::take(&mut to.losses), if is_lossy { units.units } else { 0 });
+            let per_unit = (&mut to.scales[..], &mut to.zero_points[..], &mut to.losses[..]);
+            let (counts, found) = match bits {
+                4 => packed_units(x, spec, units, stretch, &mut to.codes, per_unit),
+                8 => {
+                    let adding = is_lossy.then_some(loss::Adding::OWN);
+                    by_units(x, spec, units, stretch, &mut to.codes, per_unit, adding)
+                }
                 _ => {
-                    let codes = to.codes.as_chunks_mut::<2>().0;
-                    by_units(x, spec, units, stretch, codes, scales, loss::Part::add_own)
+                    let adding = is_lossy.then_some(loss::Adding::OWN);
+                    by_units(x, spec, units, stretch, to.codes.as_chunks_mut::<2>().0, per_unit, adding)
                 }
             };
-            (counts, sums)
+            (counts, Sums::Found(Box::new(found)))
         }
         _ => {
             let scaling = Scaling::found(x, spec, units, mem::take(&mut to.scales), mem::take(&mut to.zero_points));
-            let made = encode(x, spec, &scaling, &mut to.codes);
+            let (counts, parts) = encode(x, spec, &scaling, &mut to.codes);
             (to.scales, to.zero_points) = (scaling.scales.into_owned(), scaling.zero_points.into_owned());
-            made
+            (counts, Sums::Parts(parts))
         }
     };
     *out = to.output(x, spec, counts, sums)?;
@@ -167,8 +172,16 @@ pub fn quantize_with_scales_into(
     to.scales.extend_from_slice(scales);
     to.zero_points.clear();
     to.zero_points.extend_from_slice(zero_points);
-    *out = to.output(x, spec, counts, sums)?;
+    *out = to.output(x, spec, counts, Sums::Parts(sums))?;
     Ok(())
+}
+
+/// What is known of the loss before it is told.
+enum Sums {
+    /// Of each range unit.
+    Parts(Vec<loss::Part>),
+    /// Of all together; each unit's own is in [`Room`].
+    Found(Box<loss::Found>),
 }
 
 /// The memory that an output goes to.
@@ -176,24 +189,28 @@ struct Room {
     codes: Vec<u8>,
     scales: Vec<f32>,
     zero_points: Vec<i32>,
+    losses: Vec<UnitLoss>,
 }
 
 impl Room {
     /// That of an earlier output, as far as it reaches.
     fn new(x: Tensor<'_>, spec: &Spec, out: &mut QuantizeOutput) -> Result<Self> {
         let bytes = code_bytes(x.shape(), spec.scheme.code())?;
-        let (codes, scales, zero_points) = mem::replace(out, QuantizeOutput::empty()).tensor.into_parts();
-        Ok(Self { codes: recycled(codes, bytes), scales, zero_points })
+        let QuantizeOutput { tensor, loss, .. } = mem::replace(out, QuantizeOutput::empty());
+        let (codes, scales, zero_points) = tensor.into_parts();
+        let losses = loss.map_or_else(Vec::new, |loss| loss.units);
+        Ok(Self { codes: recycled(codes, bytes), scales, zero_points, losses })
     }
 
-    fn output(self, x: Tensor<'_>, spec: &Spec, counts: Counts, sums: Vec<loss::Part>) -> Result<QuantizeOutput> {
-        let Self { codes, scales, zero_points } = self;
+    fn output(self, x: Tensor<'_>, spec: &Spec, counts: Counts, sums: Sums) -> Result<QuantizeOutput> {
+        let Self { codes, scales, zero_points, losses } = self;
         let tensor = Quantized::computed(spec.scheme, spec.granularity, x.shape().to_vec(), codes, scales, zero_points);
         let per_element = spec.loss == LossDetail::PerElement;
-        let loss = match spec.loss {
-            LossDetail::None => None,
+        let loss = match sums {
+            _ if spec.loss == LossDetail::None => None,
             _ if spec.scheme.is_cast() => Some(loss(x, &tensor, per_element)?),
-            _ => Some(loss::finish(x, &tensor, tensor.scales(), sums, per_element)),
+            Sums::Parts(parts) => Some(loss::finish(x, &tensor, tensor.scales(), parts, per_element)),
+            Sums::Found(found) => Some(loss::finish_units(x, &tensor, *found, losses, per_element)),
         };
         Ok(QuantizeOutput::new(tensor, counts, loss))
     }
@@ -207,14 +224,14 @@ pub(super) fn by_units<T: Made>(
     stretch: Stretch,
     out: &mut [T],
     per_unit: PerUnit<'_>,
-    add_loss: AddLoss<T>,
-) -> Counts {
+    adding: Option<loss::Adding<T>>,
+) -> CountsAndLoss {
     let past_caches = is_past_caches(x.bytes().len() + size_of_val(out));
     let tasks = Parcel::tasks(units, stretch, out, stretch.elems, per_unit);
     tasks
         .into_par_iter()
-        .map(|parcel| encode_units(x, spec, units, parcel, past_caches, add_loss))
-        .reduce(Counts::default, add)
+        .map(|parcel| encode_units(x, spec, units, parcel, past_caches, adding))
+        .reduce(CountsAndLoss::default, add_both)
 }
 
 /// The same of codes that lie two in a byte.
@@ -225,7 +242,8 @@ fn packed_units(
     stretch: Stretch,
     bytes: &mut [u8],
     per_unit: PerUnit<'_>,
-) -> Counts {
+) -> CountsAndLoss {
+    let adding = (spec.loss != LossDetail::None).then_some(loss::Adding::OWN);
     let row_elems = x.row_elems();
     let row_bytes = row_elems.div_ceil(2);
     // A stretch ends with a row or within a byte of no row.
@@ -233,16 +251,20 @@ fn packed_units(
         if stretch.elems.is_multiple_of(row_elems) { stretch.elems / row_elems * row_bytes } else { stretch.elems / 2 };
     let tasks = Parcel::tasks(units, stretch, bytes, stretch_bytes, per_unit);
     let encode = |codes: &mut Vec<u8>, parcel: Parcel<'_, u8>| {
-        let Parcel { elems, out, scales, zero_points, sums } = parcel;
+        let Parcel { elems, out, scales, zero_points, losses } = parcel;
         codes.resize(elems.len(), 0);
         let (first, first_unit) = (elems.start, units.unit_of(elems.start));
-        let inner = Parcel { elems, out: codes, scales, zero_points: &mut *zero_points, sums };
-        let counts = encode_units(x, spec, units, inner, false, loss::Part::add_own);
+        let inner = Parcel { elems, out: codes, scales, zero_points: &mut *zero_points, losses };
+        let made = encode_units(x, spec, units, inner, false, adding);
         let pad = |elem| zero_points.get(units.unit_of(elem) - first_unit).copied().unwrap_or(0);
         nibble::pack(codes, first, row_elems, pad, out);
-        counts
+        made
     };
-    tasks.into_par_iter().map_init(Vec::new, encode).reduce(Counts::default, add)
+    tasks.into_par_iter().map_init(Vec::new, encode).reduce(CountsAndLoss::default, add_both)
+}
+
+fn add_both((counts, found): CountsAndLoss, (more_counts, more): CountsAndLoss) -> CountsAndLoss {
+    (add(counts, more_counts), found.merged(more))
 }
 
 pub(super) fn add(mut counts: Counts, more: Counts) -> Counts {

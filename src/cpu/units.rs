@@ -8,6 +8,7 @@ use super::min_max::{PREFETCH_BYTES, Part};
 use super::scale::{plain_scales, plain_zero_points, scale_and_zero_point};
 use super::simd::{self, Kernel, Output};
 use crate::layout::RangeUnits;
+use crate::loss::UnitLoss;
 use crate::quantized::{Counts, Spec};
 use crate::scheme::{Mapping, Scheme};
 use crate::tensor::Tensor;
@@ -49,7 +50,7 @@ pub(super) struct Parcel<'a, T> {
     /// One per unit, or none.
     pub(super) zero_points: &'a mut [i32],
     /// The same.
-    pub(super) sums: &'a mut [loss::Part],
+    pub(super) losses: &'a mut [UnitLoss],
 }
 
 impl<'a, T> Parcel<'a, T> {
@@ -59,7 +60,7 @@ impl<'a, T> Parcel<'a, T> {
         stretch: Stretch,
         mut out: &'a mut [T],
         stretch_items: usize,
-        (mut scales, mut zero_points, mut sums): PerUnit<'a>,
+        (mut scales, mut zero_points, mut losses): PerUnit<'a>,
     ) -> Vec<Self> {
         fn take<'a, V>(from: &mut &'a mut [V], n: usize) -> &'a mut [V] {
             let all = std::mem::take(from);
@@ -77,17 +78,17 @@ impl<'a, T> Parcel<'a, T> {
                 out: take(&mut out, stretches * stretch_items),
                 scales: take(&mut scales, stretches * stretch.units),
                 zero_points: take(&mut zero_points, stretches * stretch.units),
-                sums: take(&mut sums, stretches * stretch.units),
+                losses: take(&mut losses, stretches * stretch.units),
             })
             .collect()
     }
 }
 
-/// Scales, and zero points and what the loss adds up to, if any, of each range unit.
-pub(super) type PerUnit<'a> = (&'a mut [f32], &'a mut [i32], &'a mut [loss::Part]);
+/// Scales, and zero points and losses, if any, of each range unit.
+pub(super) type PerUnit<'a> = (&'a mut [f32], &'a mut [i32], &'a mut [UnitLoss]);
 
-/// Adds values and their codes to a unit's loss.
-pub(super) type AddLoss<T> = fn(&mut loss::Part, &Coder, &[f32], &[T], usize);
+/// What tasks count, and the loss.
+pub(super) type CountsAndLoss = (Counts, loss::Found);
 
 /// Finds scales and zero points, and makes something of every value.
 pub(super) fn encode_units<T: Made>(
@@ -96,14 +97,15 @@ pub(super) fn encode_units<T: Made>(
     units: RangeUnits,
     parcel: Parcel<'_, T>,
     past_caches: bool,
-    add_loss: AddLoss<T>,
-) -> Counts {
-    let Parcel { elems, out, scales, zero_points, sums } = parcel;
+    adding: Option<loss::Adding<T>>,
+) -> CountsAndLoss {
+    let Parcel { elems, out, scales, zero_points, losses } = parcel;
     let ieee = float_env::is_ieee_default();
     let (first, first_unit) = (elems.start, units.unit_of(elems.start));
     let mut values = Values::new(x);
     let mut out = Output::new(out, past_caches);
     let mut counts = Counts::default();
+    let mut adding = adding.map(|adding| (adding, Box::new(loss::Tally::new())));
     if ieee && units.inner_elems < FEW_ELEMS {
         let (mut room, mut a, mut b) = (Room::new(), [0; TOGETHER_ELEMS], [0; TOGETHER_ELEMS]);
         // Units, or rows whose last unit is short.
@@ -117,7 +119,8 @@ pub(super) fn encode_units<T: Made>(
             let x = values.get(block.clone());
             let scales = &mut scales[unit..unit + n];
             let zero_points = if zero_points.is_empty() { &mut [] } else { &mut zero_points[unit..unit + n] };
-            let sums = if sums.is_empty() { &mut [] } else { &mut sums[unit..unit + n] };
+            let losses = if losses.is_empty() { &mut [] } else { &mut losses[unit..unit + n] };
+            let block_unit = first_unit + unit;
             unit += n;
             out.write(block.start - first..block.end - first, |out| {
                 // Rows whose last unit is short go one by one.
@@ -130,30 +133,33 @@ pub(super) fn encode_units<T: Made>(
                         scheme: spec.scheme,
                         unit_elems: units.inner_elems,
                         scales: &mut scales[own.clone()],
-                        zero_points: if zero_points.is_empty() { &mut [] } else { &mut zero_points[own] },
+                        zero_points: if zero_points.is_empty() { &mut [] } else { &mut zero_points[own.clone()] },
                         room: &mut room,
                         keys: [&mut a, &mut b],
-                        out,
+                        out: &mut *out,
                     }));
-                }
-                let mut at = 0;
-                for (i, sums) in sums.iter_mut().enumerate() {
-                    let z = zero_points.get(i).copied().unwrap_or(0);
-                    let coder = Coder { scheme: spec.scheme, saturate: false, s: scales[i], z, ieee };
-                    let end = units.run_end(block.start + at) - block.start;
-                    add_loss(sums, &coder, &x[at..end], &out[at..end], PREFETCH_BYTES);
-                    at = end;
+                    if let Some((adding, tally)) = &mut adding {
+                        let few = loss::Few {
+                            scheme: spec.scheme,
+                            first_unit: block_unit + own.start,
+                            unit_elems: units.inner_elems,
+                            scales: &scales[own.clone()],
+                            zero_points: zero_points.get(own.clone()).unwrap_or_default(),
+                        };
+                        (adding.few)(tally, &few, x, out, &mut losses[own]);
+                    }
                 }
             });
         }
-        return counts;
+        return (counts, found(adding));
     }
     for run in runs(units, elems) {
+        let mut loss = loss::Part::default();
         let (unit, run_elems) = (run.unit - first_unit, run.elems.len());
         let mut part = Part::default();
         for block in blocks(run.elems.clone()) {
             // Where the loss follows, that asks for memory meanwhile.
-            part.merge(&Part::of(values.get(block), ieee, sums.is_empty()));
+            part.merge(&Part::of(values.get(block), ieee, adding.is_none()));
         }
         let (s, z) = scale_and_zero_point(part.range(), spec.scheme, ieee);
         scales[unit] = s;
@@ -166,13 +172,20 @@ pub(super) fn encode_units<T: Made>(
             let x = values.get(block.clone());
             out.write(block.start - first..block.end - first, |out| {
                 counts.merge(coder.encode(x, ordinary, out));
-                if let Some(sums) = sums.get_mut(unit) {
-                    add_loss(sums, &coder, x, out, 4 * run_elems);
+                if let Some((adding, _)) = &adding {
+                    (adding.run)(&mut loss, &coder, x, out, 4 * run_elems);
                 }
             });
         }
+        if let Some((_, tally)) = &mut adding {
+            losses[unit] = tally.add(run.unit, &loss, s);
+        }
     }
-    counts
+    (counts, found(adding))
+}
+
+fn found<T>(adding: Option<(loss::Adding<T>, Box<loss::Tally>)>) -> loss::Found {
+    adding.map(|(_, tally)| tally.finish()).unwrap_or_default()
 }
 
 /// Consecutive units of so many elements; the last may be short.
