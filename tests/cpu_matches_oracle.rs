@@ -572,6 +572,10 @@ fn any_bit_pattern_agrees_under_a_scale_of_its_own_magnitude() {
         check("rows", &x, &[rows, row_elems], spec.per(granularity));
         if !oracle::is_cast(spec.scheme) {
             check("groups", &x[..1000], &[25, row_elems], spec.per(Granularity::Group(7)));
+            // Several of these are summed at once.
+            check("groups of 32", &x[..3840], &[40, 96], spec.per(Granularity::Group(32)));
+            check("groups of 64", &x[3840..7680], &[30, 128], spec.per(Granularity::Group(64)));
+            check("rows of 96", &x[..3840], &[40, 96], spec.per(Granularity::Channel(0)));
         }
     }
 }
