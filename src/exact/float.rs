@@ -264,6 +264,24 @@ mod tests {
     }
 
     #[test]
+    fn keys_of_magnitudes_are_in_their_order_and_below_all_of_them_what_is_not_finite() {
+        let mut rng = Rng::new(3);
+        let all = edge_bits().into_iter().chain((0..100_000).map(|_| rng.float_bits()));
+        let mut last = (0, magnitude_keys([0; 4])[0]);
+        for b in all {
+            let [key, ..] = magnitude_keys([b; 4]);
+            assert_eq!(key >= 2 * HIDDEN, is_finite(b), "{b:#010x}");
+            if is_finite(b) {
+                let a = b & MAGNITUDE;
+                assert_eq!(from_magnitude_key(key), a, "{b:#010x}");
+                assert_eq!(key.cmp(&last.1), a.cmp(&last.0), "{b:#010x} and {:#010x}", last.0);
+                last = (a, key);
+            }
+        }
+        assert_eq!(from_magnitude_key(0), 0);
+    }
+
+    #[test]
     fn keys_order_finite_values_and_ignore_the_rest() {
         let mut rng = Rng::new(3);
         let mut bits = edge_bits();
