@@ -166,7 +166,11 @@ pub(super) fn own_scales(scheme: Scheme) -> [Case; 2] {
     [32, 96].map(|run: usize| {
         let mut bits = Vec::with_capacity(scales.len() * run);
         for (row, &s) in scales.iter().enumerate() {
-            let amax = ((f64::from(f32::from_bits(s)) * f64::from(scheme.divisor())) as f32).min(f32::MAX).to_bits();
+            // Where a scale has few digits, rounding it takes the ends of the range far beyond the codes.
+            let [value, next] = [s, s + 1].map(|bits| f64::from(f32::from_bits(bits)));
+            let ulp = if next.is_finite() { next - value } else { 0.0 };
+            let unrounded = value + [0.0, 0.45, -0.45][row % 3] * ulp;
+            let amax = ((unrounded * f64::from(scheme.divisor())) as f32).min(f32::MAX).to_bits();
             bits.extend((0..run).map(|i| match i {
                 _ if i == row % run => amax | (rng.next_u32() & SIGN),
                 _ if row % 16 == 5 && i % 8 == 3 => special(&mut rng, row + i),
