@@ -368,6 +368,10 @@ impl Adder {
 
     #[inline]
     pub(crate) fn add(&mut self, unit: &UnitSums, scale_bits: u32) {
+        // What a device holds in place of a scale may be none: whoever checks the scales tells of it, and there is no loss.
+        if !(1..f32::INFINITY.to_bits()).contains(&scale_bits) {
+            return;
+        }
         self.sums.max_bits = self.sums.max_bits.max(unit.max_bits);
         let Parts { m, e } = parts(scale_bits);
         if !self.cast && unit.max_bits <= scale_bits {
@@ -481,6 +485,17 @@ mod tests {
             sum.add(value, exp);
         }
         sum
+    }
+
+    #[test]
+    fn scales_that_are_none_end_in_no_panic() {
+        for scale_bits in [0, 1, 0x7f7f_ffff, 0x7f80_0000, 0x7fc0_0000, 0x7fff_ffff, 0xbf80_0000, 0xffff_ffff] {
+            for max_bits in [0, 1, 0x7f7f_ffff] {
+                let mut adder = Adder::new(false);
+                adder.add(&UnitSums { max_bits, abs: 5, noise: 25, codes: 9, cross: -3 }, scale_bits);
+                adder.finish();
+            }
+        }
     }
 
     #[test]
