@@ -8,7 +8,7 @@ use super::report::{Figures, Report, Row, Status};
 use super::{Code, Outcome, warn};
 use std::path::Path;
 use wgpu_quant::file::{self, Input, PartBytes, Source, Sources, TensorView};
-use wgpu_quant::{Backend, Quantized, Result, Tensor};
+use wgpu_quant::{Backend, Error, Quantized, Result, Tensor};
 
 pub(crate) fn run(args: &CompareArgs) -> Result<Outcome> {
     let (original, quantized) = (Input::open(&args.original)?, Input::open(&args.quantized)?);
@@ -74,12 +74,16 @@ fn measure(
     };
     let bytes = before.ne_bytes();
     let x = Tensor::from_bytes(elem_type, &bytes, before.shape)?;
-    let loss = backend.loss(x, q, false)?.value;
-    // What quantizing with these scales and zero points counts: NaN, infinite and clipped values.
-    let counts = backend.quantize_with_scales(x, &source.spec(), q.scales(), q.zero_points())?.counts;
-    report.add_loss(&loss.sums);
     let stored = PartBytes::of(q);
+    let (digest, measured) = output::digest_beside(&stored, || {
+        let loss = backend.loss(x, q, false)?.value;
+        // What quantizing with these scales and zero points counts: NaN, infinite and clipped values.
+        let counts = backend.quantize_with_scales(x, &source.spec(), q.scales(), q.zero_points())?.counts;
+        Ok::<_, Error>((loss, counts))
+    });
+    let (loss, counts) = measured?;
+    report.add_loss(&loss.sums);
     let (coded, figures) = ((q.scheme(), q.granularity()), Figures::new(&loss.sums, counts));
-    report.push(Row::coded(before, Status::Quantized, coded, stored.count(), figures).digest(stored.digest()));
+    report.push(Row::coded(before, Status::Quantized, coded, stored.count(), figures).digest(digest));
     Ok(())
 }

@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use wgpu_quant::file::{self, Layout, NewFile};
+use wgpu_quant::file::{self, Digest, Layout, NewFile, PartBytes};
 use wgpu_quant::{Backend, Error, Result};
 
 /// Refuses to write over a file that is being read or written already.
@@ -97,6 +97,16 @@ pub(crate) fn for_each<T: std::marker::Sync, R: Send>(
     };
     let done: Vec<_> = items.par_iter().map(unless_failed).collect();
     done.into_iter().flatten().collect()
+}
+
+/// A tensor's digest, found by another thread while this one, which an adapter's calls stay on, does something else.
+pub(crate) fn digest_beside<T>(stored: &PartBytes<'_>, meanwhile: impl FnOnce() -> T) -> (Digest, T) {
+    let mut digest = Digest::PLACEHOLDER;
+    let done = rayon::in_place_scope(|scope| {
+        scope.spawn(|_| digest = stored.digest());
+        meanwhile()
+    });
+    (digest, done)
 }
 
 /// An error that says at which tensor it happened.

@@ -34,24 +34,27 @@ pub(crate) fn run(args: &VerifyArgs) -> Result<Outcome> {
         let described = sources.tensors.get(after.name).zip(sources.stored(&quantized, after.name));
         let found = match described {
             Some((source, stored)) => {
-                let digest = stored.digest();
-                stored_digests.push((after.name, digest));
-                match elem_type(before, source) {
+                let (digest, wrong) = match elem_type(before, source) {
                     Ok(elem_type) => {
                         let bytes = before.ne_bytes();
                         let x = Tensor::from_bytes(elem_type, &bytes, before.shape)?;
-                        for device in &mut devices {
-                            progress.start(&format!("{} on {}", after.name, device.info.name));
-                            device.check(&args.quantized, after.name, x, source, &stored);
-                            progress.done(before.bytes.len());
-                        }
-                        wrong_digest(source.digest, digest)
+                        let (digest, ()) = output::digest_beside(&stored, || {
+                            for device in &mut devices {
+                                progress.start(&format!("{} on {}", after.name, device.info.name));
+                                device.check(&args.quantized, after.name, x, source, &stored);
+                                progress.done(before.bytes.len());
+                            }
+                        });
+                        devices.iter_mut().for_each(|device| device.found_stored(digest));
+                        (digest, wrong_digest(source.digest, digest))
                     }
                     Err(message) => {
                         progress.done(before.bytes.len() * devices.len());
-                        Some(message)
+                        (stored.digest(), Some(message))
                     }
-                }
+                };
+                stored_digests.push((after.name, digest));
+                wrong
             }
             None => {
                 progress.start(after.name);
@@ -117,7 +120,8 @@ struct Device {
     info: DeviceInfo,
     /// An error from the moment on when it failed.
     backend: Result<Backend>,
-    digests: Vec<(String, Digest)>,
+    /// None yet of a tensor that is as it is stored.
+    digests: Vec<(String, Option<Digest>)>,
     difference: Option<Difference>,
 }
 
@@ -132,12 +136,21 @@ impl Device {
         match backend.quantize(x, &source.spec()) {
             Ok(result) => {
                 let q = &result.tensor;
-                if self.difference.is_none() {
+                let recomputed = PartBytes::of(q);
+                let differs = recomputed != *stored;
+                if differs && self.difference.is_none() {
                     self.difference = Difference::first(name, stored, q);
                 }
-                self.digests.push((name.to_owned(), PartBytes::of(q).digest()));
+                self.digests.push((name.to_owned(), differs.then(|| recomputed.digest())));
             }
             Err(error) => self.backend = Err(output::at_tensor(file, name, error)),
+        }
+    }
+
+    /// Tells the digest of the tensor that was checked last: the same bytes need not be digested once more.
+    fn found_stored(&mut self, stored: Digest) {
+        if let Some((_, digest)) = self.digests.last_mut() {
+            digest.get_or_insert(stored);
         }
     }
 
@@ -286,7 +299,8 @@ impl Row {
         Self {
             name: info.clone().into(),
             tensors: digests.len() as u64,
-            digest: whole.then(|| Digest::of_file(digests.iter().map(|(name, digest)| (&**name, *digest)))),
+            digest: whole
+                .then(|| Digest::of_file(digests.iter().filter_map(|(name, digest)| Some((&**name, (*digest)?))))),
             status: device.status(tensors),
             first_difference: difference.clone(),
             error: backend.as_ref().err().map(|error| match error {
