@@ -2,7 +2,7 @@
 
 use super::fold::Run;
 use super::nibble;
-use super::simd::{self, Kernel, Map};
+use super::simd::{self, Ask, Kernel, Map};
 use crate::exact::{self, narrow, widen};
 use crate::quantized::{Counts, Quantized};
 use crate::range::Range as Ends;
@@ -146,8 +146,8 @@ impl Coder {
         self.ieee && first <= range.lo / self.s && range.hi / self.s <= last
     }
 
-    /// Makes something of every value. `ordinary` are values that are finite and not clipped, as is known.
-    pub(super) fn encode<T: Made>(&self, x: &[f32], ordinary: bool, out: &mut [T]) -> Counts {
+    /// Makes something of every value.
+    pub(super) fn encode<T: Made>(&self, x: &[f32], out: &mut [T]) -> Counts {
         let made = T::from_half(self);
         match self.scheme.code() {
             // No Rust float is narrower than f32, so that a cast is whole numbers in every float environment.
@@ -157,17 +157,20 @@ impl Coder {
             }
             CodeType::Bf16 => simd::run(Cast { x, inf: 0x7f80, saturate: 0, narrow: narrow::to_bf16, made, out }),
             _ if !self.ieee => self.exact(x, out),
-            _ if ordinary => {
-                let (s, z, made) = (self.s, self.z, T::from_sum(self.scheme));
-                simd::run(Map { from: x, to: out, f: |v| made(v / s + WHOLE, s, z) });
-                Counts::default()
-            }
             _ => {
                 let (s, z, made) = (self.s, self.z, T::from_sum(self.scheme));
                 let ends = quotients(self.scheme.qmin(), self.scheme.qmax(), self.z);
                 simd::run(Careful { x, s, ends, made: |sum| made(sum, s, z), out })
             }
         }
+    }
+
+    /// The same, by float arithmetic, of values that are finite and not clipped, as is known of a scheme with scales; meanwhile
+    /// asks for memory.
+    pub(super) fn encode_ordinary<T: Made>(&self, x: &[f32], ask: Ask, out: &mut [T]) {
+        debug_assert!(self.ieee, "the exact way is another one");
+        let (s, z, made) = (self.s, self.z, T::from_sum(self.scheme));
+        simd::run(Ordinary { x, s, ask, made: |sum| made(sum, s, z), out });
     }
 
     /// The same of elements each of which has a scale and a zero point of its own; not of casts, and by float arithmetic.
@@ -287,6 +290,39 @@ pub(super) fn is_infinite(v: f32) -> bool {
 #[inline(always)]
 pub(super) fn is_nan(v: f32) -> bool {
     v.to_bits() & 0x7fff_ffff > 0x7f80_0000
+}
+
+/// Quotients of values that are finite and not clipped.
+struct Ordinary<'a, T, M> {
+    x: &'a [f32],
+    s: f32,
+    ask: Ask,
+    made: M,
+    out: &'a mut [T],
+}
+
+impl<T, M: Fn(f32) -> T> Kernel for Ordinary<'_, T, M> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Self { x, s, ask, made, out } = self;
+        let mut done = 0;
+        if !ask.is_nothing() {
+            let (x, _) = x.as_chunks::<{ Ask::ELEMS }>();
+            let (out, _) = out.as_chunks_mut::<{ Ask::ELEMS }>();
+            for (x, out) in x.iter().zip(out) {
+                ask.beside(x);
+                for (out, &v) in out.iter_mut().zip(x) {
+                    *out = made(v / s + WHOLE);
+                }
+            }
+            done = Ask::ELEMS * x.len();
+        }
+        for (out, &v) in out[done..].iter_mut().zip(&x[done..]) {
+            *out = made(v / s + WHOLE);
+        }
+    }
 }
 
 /// Quotients of any values.
@@ -423,7 +459,7 @@ mod tests {
     /// The codes, and how many were clipped.
     fn encode(coder: Coder, x: &[f32]) -> (Vec<i32>, u64) {
         let mut codes = vec![[0; 2]; x.len()];
-        let counts = coder.encode(x, false, &mut codes);
+        let counts = coder.encode(x, &mut codes);
         assert_eq!(counts.nan_elems, x.iter().filter(|v| v.is_nan()).count() as u64);
         assert_eq!(counts.inf_elems, x.iter().filter(|v| v.is_infinite()).count() as u64);
         let number = coder.steps();
@@ -512,14 +548,14 @@ mod tests {
                     let mut each = vec![[0; 2]; x.len()];
                     let counts = Coder::encode_each(scheme, x, (&s_of, &z_of), false, &mut each);
                     let mut one = vec![[0; 2]; x.len()];
-                    assert_eq!(counts, coder.encode(x, false, &mut one), "{what}");
+                    assert_eq!(counts, coder.encode(x, &mut one), "{what}");
                     assert_eq!(each, one, "{what}");
                     // What is ordinary needs no care.
                     let ordinary: Vec<f32> =
                         x.iter().zip(&expected).filter(|(v, code)| v.is_finite() && !code.1).map(|(&v, _)| v).collect();
                     let n = ordinary.len();
-                    coder.encode(&ordinary, false, &mut one[..n]);
-                    coder.encode(&ordinary, true, &mut each[..n]);
+                    coder.encode(&ordinary, &mut one[..n]);
+                    coder.encode_ordinary(&ordinary, Ask::NOTHING, &mut each[..n]);
                     assert_eq!(each[..n], one[..n], "{what}");
                     Coder::encode_each(scheme, &ordinary, (&s_of, &z_of), true, &mut each[..n]);
                     assert_eq!(each[..n], one[..n], "{what}");
@@ -537,7 +573,7 @@ mod tests {
                     };
                     let mut fake = vec![f32::NAN; x.len()];
                     let mut one = vec![[0; 2]; x.len()];
-                    assert_eq!(coder.encode(x, false, &mut fake), coder.encode(x, false, &mut one), "{what}");
+                    assert_eq!(coder.encode(x, &mut fake), coder.encode(x, &mut one), "{what}");
                     let fake: Vec<u32> = fake.into_iter().map(f32::to_bits).collect();
                     assert!(of(&one, false) == fake && of(&one, true) == fake, "{what}");
                 });

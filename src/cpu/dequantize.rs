@@ -2,7 +2,7 @@
 
 use super::code::{Coder, Field, decode_each};
 use super::float_env;
-use super::fold::{FEW_ELEMS, Spread, TASK_ELEMS, blocks, map_tasks, recycled, runs};
+use super::fold::{FEW_ELEMS, Spread, TASK_ELEMS, blocks_of, map_tasks, recycled, runs};
 use super::simd::{Output, is_past_caches};
 use crate::error::Result;
 use crate::quantized::Quantized;
@@ -75,7 +75,7 @@ fn decode<T: Field>(q: &Quantized, values: &mut [f32]) {
         let elems = first..first + len;
         if q.units().inner_elems < FEW_ELEMS && !q.scheme().is_cast() && float_env::is_ieee_default() {
             let mut spread = Spread::default();
-            for block in blocks(elems) {
+            for block in blocks_of(out.block_elems(), elems) {
                 let of_each = spread.of(q.units(), &block, q.scales(), q.zero_points());
                 out.write(block.start - first..block.end - first, |out| {
                     decode_each(q.scheme(), T::read(q, block, &mut buffer), of_each, out);
@@ -85,7 +85,7 @@ fn decode<T: Field>(q: &Quantized, values: &mut [f32]) {
         }
         for run in runs(q.units(), elems) {
             let coder = Coder::of(q, &run);
-            for block in blocks(run.elems) {
+            for block in blocks_of(out.block_elems(), run.elems) {
                 let place = block.start - first..block.end - first;
                 out.write(place, |out| coder.decode(T::read(q, block, &mut buffer), out));
             }

@@ -131,8 +131,13 @@ fn widen(elem_type: ElemType, bytes: &[u8], out: &mut [f32], ieee: bool) {
 
 /// Cuts `elems` into blocks, in order.
 pub(super) fn blocks(elems: Range<usize>) -> impl Iterator<Item = Range<usize>> {
+    blocks_of(BLOCK_ELEMS, elems)
+}
+
+/// Cuts `elems` into blocks of so many elements, in order.
+pub(super) fn blocks_of(block_elems: usize, elems: Range<usize>) -> impl Iterator<Item = Range<usize>> {
     let end = elems.end;
-    elems.step_by(BLOCK_ELEMS).map(move |start| start..(start + BLOCK_ELEMS).min(end))
+    elems.step_by(block_elems).map(move |start| start..(start + block_elems).min(end))
 }
 
 /// A task's values, one for each range unit that it sees.

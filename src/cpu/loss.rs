@@ -279,7 +279,7 @@ impl Part {
         for (x, codes) in x.chunks(SUM_ELEMS).zip(codes.chunks(SUM_ELEMS)) {
             let mut own = [T::zeroed(); SUM_ELEMS];
             let own = &mut own[..x.len()];
-            coder.encode(x, false, own);
+            coder.encode(x, own);
             if bytemuck::cast_slice::<T, u8>(own) == bytemuck::cast_slice::<T, u8>(codes) {
                 self.add_own(coder, x, codes, PREFETCH_BYTES);
             } else {

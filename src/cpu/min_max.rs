@@ -2,7 +2,7 @@
 
 use super::float_env;
 use super::fold::{BLOCK_ELEMS, FEW_ELEMS, TASK_ELEMS, Values, blocks, fold_units, runs};
-use super::simd::{self, Kernel};
+use super::simd::{self, Ask, Kernel};
 use crate::error::Result;
 use crate::exact::float::{from_hi_key, from_lo_key, hi_key, lo_key};
 use crate::layout::{Granularity, RangeUnits};
@@ -87,7 +87,7 @@ pub(super) fn parts(x: Tensor<'_>, units: RangeUnits) -> Vec<Part> {
             let mut values = Values::new(x);
             for run in runs(units, elems) {
                 for block in blocks(run.elems.clone()) {
-                    slots.of(run.unit).merge(&Part::of(values.get(block), run.ieee, true));
+                    slots.of(run.unit).merge(&Part::of(values.get(block), run.ieee, Ask::ALL));
                 }
             }
         },
@@ -167,8 +167,7 @@ pub(super) const PREFETCH_BYTES: usize = 4 * BLOCK_ELEMS;
 /// The least and the largest value.
 struct Ends<'a> {
     x: &'a [f32],
-    /// Whether to ask for what lies behind.
-    ask: bool,
+    ask: Ask,
 }
 
 impl Kernel for Ends<'_> {
@@ -177,7 +176,7 @@ impl Kernel for Ends<'_> {
     #[inline(always)]
     fn run(self) -> Part {
         // Independent lanes, so that several vectors are in flight.
-        const LANES: usize = 64;
+        const LANES: usize = 32;
         let (mut lo, mut hi, mut nan) = ([f32::INFINITY; LANES], [f32::NEG_INFINITY; LANES], [0u32; LANES]);
         let mut step = |values: &[f32]| {
             for (i, &v) in values.iter().enumerate() {
@@ -187,16 +186,14 @@ impl Kernel for Ends<'_> {
                 nan[i] += u32::from(v.is_nan());
             }
         };
-        let (chunks, rest) = self.x.as_chunks::<LANES>();
+        let (chunks, rest) = self.x.as_chunks::<{ Ask::ELEMS }>();
         for chunk in chunks {
-            if self.ask {
-                for line in 0..size_of_val(chunk) / 64 {
-                    simd::prefetch(chunk, PREFETCH_BYTES + 64 * line);
-                }
+            self.ask.beside(chunk);
+            for lanes in chunk.as_chunks::<LANES>().0 {
+                step(lanes);
             }
-            step(chunk);
         }
-        step(rest);
+        rest.chunks(LANES).for_each(step);
         let mut width = LANES;
         while width > 1 {
             width /= 2;
@@ -222,7 +219,7 @@ impl Kernel for Ends<'_> {
 
 impl Part {
     /// Of a block, by float arithmetic where it may be used.
-    pub(super) fn of(x: &[f32], ieee: bool, ask: bool) -> Self {
+    pub(super) fn of(x: &[f32], ieee: bool, ask: Ask) -> Self {
         if ieee { simd::run(Ends { x, ask }) } else { Self::exact(x) }
     }
 

@@ -1,11 +1,13 @@
 //! From values to codes; twin of `shaders/quantize.wgsl`.
 
 use super::code::{Coder, Field, Made};
-use super::fold::{FEW_ELEMS, Run, Slots, Spread, Values, backwards, blocks, recycled, runs, task_elems};
+use super::fold::{
+    BLOCK_ELEMS, FEW_ELEMS, Run, Slots, Spread, Values, backwards, blocks_of, recycled, runs, task_elems,
+};
 use super::loss::{self, loss};
-use super::min_max::{PREFETCH_BYTES, parts};
+use super::min_max::{PREFETCH_BYTES, Part, parts};
 use super::scale::scale_and_zero_point;
-use super::simd::{Output, is_past_caches};
+use super::simd::{Ask, Output, is_past_caches};
 use super::units::{CountsAndLoss, Parcel, PerUnit, Stretch, encode_units, stretch};
 use super::{float_env, nibble};
 use crate::error::Result;
@@ -357,10 +359,13 @@ impl<'a> Scaling<'a> {
     ) -> Counts {
         let (first, mut counts, mut values) = (elems.start, Counts::default(), Values::new(x));
         let mut out = Output::new(out, past_caches);
+        // The loss would rather have more at a time.
+        let block_elems = if visit.is_some() { BLOCK_ELEMS } else { out.block_elems() };
+        let ask = if visit.is_some() { Ask::NOTHING } else { Ask::ALL };
         if self.units.inner_elems < FEW_ELEMS && !spec.scheme.is_cast() && float_env::is_ieee_default() {
             let mut spread = Spread::default();
             let ordinary = self.all_ordinary;
-            for block in blocks(elems) {
+            for block in blocks_of(block_elems, elems) {
                 let (x, of_each) =
                     (values.get(block.clone()), spread.of(self.units, &block, &self.scales, &self.zero_points));
                 out.write(block.start - first..block.end - first, |out| {
@@ -377,11 +382,24 @@ impl<'a> Scaling<'a> {
         }
         for run in runs(self.units, elems) {
             let coder = self.coder(spec, &run);
-            let ordinary = self.ordinary.get(run.unit).copied().unwrap_or(false);
-            for block in blocks(run.elems.clone()) {
+            // What another thread has found is of use to one that may use float arithmetic.
+            let ordinary = run.ieee && self.ordinary.get(run.unit).copied().unwrap_or(false);
+            for block in blocks_of(block_elems, run.elems.clone()) {
                 let x = values.get(block.clone());
+                // To look at the ends of a block costs less than to look at each quotient.
+                let (ordinary, ask) = if ordinary || !run.ieee || spec.scheme.is_cast() {
+                    (ordinary, ask)
+                } else {
+                    let [ask, ask_again] = Ask::halves(4 * block_elems);
+                    let part = Part::of(x, true, ask);
+                    (part.is_finite() && coder.holds(part.range()), ask_again)
+                };
                 out.write(block.start - first..block.end - first, |out| {
-                    counts.merge(coder.encode(x, ordinary, out));
+                    if ordinary {
+                        coder.encode_ordinary(x, ask, out);
+                    } else {
+                        counts.merge(coder.encode(x, out));
+                    }
                     if let Some(visit) = &mut visit {
                         visit(&run, &coder, x, out);
                     }

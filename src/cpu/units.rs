@@ -2,11 +2,11 @@
 
 use super::code::{Coder, Made, WHOLE, quotients};
 use super::float_env;
-use super::fold::{BLOCK_ELEMS, FEW_ELEMS, TASK_ELEMS, Values, blocks, runs};
+use super::fold::{BLOCK_ELEMS, FEW_ELEMS, TASK_ELEMS, Values, blocks, blocks_of, runs};
 use super::loss;
-use super::min_max::{PREFETCH_BYTES, Part};
+use super::min_max::Part;
 use super::scale::{plain_scales, plain_zero_points, scale_and_zero_point};
-use super::simd::{self, Kernel, Output};
+use super::simd::{self, Ask, Kernel, Output};
 use crate::layout::RangeUnits;
 use crate::loss::UnitLoss;
 use crate::quantized::{Counts, Spec};
@@ -104,14 +104,16 @@ pub(super) fn encode_units<T: Made>(
     let (first, first_unit) = (elems.start, units.unit_of(elems.start));
     let mut values = Values::new(x);
     let mut out = Output::new(out, past_caches);
+    // The loss would rather have more at a time.
+    let block_elems = out.block_elems();
     let mut counts = Counts::default();
     let mut adding = adding.map(|adding| (adding, Box::new(loss::Tally::new())));
     if ieee && units.inner_elems < FEW_ELEMS {
-        let (mut room, mut a, mut b) = (Room::new(), [0; TOGETHER_ELEMS], [0; TOGETHER_ELEMS]);
+        let mut room = Room::new();
         // Units, or rows whose last unit is short.
         let whole = if units.ragged_row_elems == 0 { units.inner_elems } else { units.ragged_row_elems };
         let whole_units = whole.div_ceil(units.inner_elems);
-        let step = (BLOCK_ELEMS / whole).max(1);
+        let step = (block_elems / whole).max(1);
         let mut unit = 0;
         for start in elems.clone().step_by(step * whole) {
             let block = start..(start + step * whole).min(elems.end);
@@ -135,7 +137,6 @@ pub(super) fn encode_units<T: Made>(
                         scales: &mut scales[own.clone()],
                         zero_points: if zero_points.is_empty() { &mut [] } else { &mut zero_points[own.clone()] },
                         room: &mut room,
-                        keys: [&mut a, &mut b],
                         out: &mut *out,
                     }));
                     if let Some((adding, tally)) = &mut adding {
@@ -157,9 +158,10 @@ pub(super) fn encode_units<T: Made>(
         let mut loss = loss::Part::default();
         let (unit, run_elems) = (run.unit - first_unit, run.elems.len());
         let mut part = Part::default();
+        // Where the loss follows, that asks for memory meanwhile.
+        let [ask, ask_again] = if adding.is_some() { [Ask::NOTHING; 2] } else { Ask::halves(4 * run_elems) };
         for block in blocks(run.elems.clone()) {
-            // Where the loss follows, that asks for memory meanwhile.
-            part.merge(&Part::of(values.get(block), ieee, adding.is_none()));
+            part.merge(&Part::of(values.get(block), ieee, ask));
         }
         let (s, z) = scale_and_zero_point(part.range(), spec.scheme, ieee);
         scales[unit] = s;
@@ -168,10 +170,14 @@ pub(super) fn encode_units<T: Made>(
         }
         let coder = Coder { scheme: spec.scheme, saturate: spec.saturate, s, z, ieee };
         let ordinary = part.is_finite() && coder.holds(part.range());
-        for block in blocks(run.elems) {
+        for block in blocks_of(if adding.is_some() { BLOCK_ELEMS } else { block_elems }, run.elems) {
             let x = values.get(block.clone());
             out.write(block.start - first..block.end - first, |out| {
-                counts.merge(coder.encode(x, ordinary, out));
+                if ordinary {
+                    coder.encode_ordinary(x, ask_again, out);
+                } else {
+                    counts.merge(coder.encode(x, out));
+                }
                 if let Some((adding, _)) = &adding {
                     (adding.run)(&mut loss, &coder, x, out, 4 * run_elems);
                 }
@@ -196,8 +202,6 @@ struct Few<'a, T> {
     scales: &'a mut [f32],
     zero_points: &'a mut [i32],
     room: &'a mut Room,
-    /// Apart from each other, so that loops from one to the other are seen to be free of overlaps.
-    keys: [&'a mut [i32; TOGETHER_ELEMS]; 2],
     out: &'a mut [T],
 }
 
@@ -219,66 +223,102 @@ impl<T: Made> Few<'_, T> {
     /// With units of `N` elements, if that is not 0.
     #[inline(always)]
     fn each<const N: usize>(self) -> Counts {
-        let Self { x, scheme, unit_elems, scales, zero_points, room, keys: [a, b], out } = self;
-        let unit_elems = if N == 0 { unit_elems } else { N };
-        let made = T::from_sum(scheme);
+        let Self { x, scheme, unit_elems, scales, zero_points, room, out } = self;
         let mut counts = Counts::default();
-        let Room { lo, hi, s_of, z_of, no_zero_points } = room;
-        let step_units = (TOGETHER_ELEMS / unit_elems).max(1);
+        let step_elems = (TOGETHER_ELEMS / unit_elems).max(1) * unit_elems;
         let mut unit = 0;
-        for (x, out) in x.chunks(step_units * unit_elems).zip(out.chunks_mut(step_units * unit_elems)) {
-            let n = x.len().div_ceil(unit_elems);
-            let (lo, hi, scales) = (&mut lo[..n], &mut hi[..n], &mut scales[unit..unit + n]);
-            let finite = ends(x, unit_elems, scheme.mapping(), [a, b], lo, hi);
-            plain_scales([lo, hi], scheme, scales);
-            let zero_points =
-                if zero_points.is_empty() { &mut no_zero_points[..n] } else { &mut zero_points[unit..unit + n] };
-            if scheme.has_zero_point() {
-                plain_zero_points(lo, scales, scheme, zero_points);
-            }
-            unit += n;
-            let (qmin, qmax) = (scheme.qmin(), scheme.qmax());
-            let mut clipped = 0u32;
-            for (((&lo, &hi), &s), &z) in lo.iter().zip(&*hi).zip(&*scales).zip(&*zero_points) {
-                let (first, last) = quotients(qmin, qmax, z);
-                clipped |= u32::from(!((first <= lo / s) & (hi / s <= last)));
-            }
-            if !finite || clipped != 0 {
-                let each = x.chunks(unit_elems).zip(out.chunks_mut(unit_elems)).zip(scales).zip(zero_points);
-                for (((x, out), &mut s), &mut z) in each {
-                    let coder = Coder { scheme, saturate: false, s, z, ieee: true };
-                    counts.merge(coder.encode(x, false, out));
-                }
-                continue;
-            }
-            // Every element's own scale, so that there is one loop over all of them.
-            spread::<N, _>(scales, unit_elems, s_of);
-            if scheme.has_zero_point() {
-                spread::<N, _>(zero_points, unit_elems, z_of);
-                for (((out, &v), &s), &z) in out.iter_mut().zip(x).zip(&*s_of).zip(&*z_of) {
-                    *out = made(v / s + WHOLE, s, z);
-                }
-            } else {
-                // By some lines at a time, and with them asks for the next ones.
-                const LINES: usize = 4;
-                const CHUNK: usize = 16 * LINES;
-                for ((out, x), s_of) in out.chunks_mut(CHUNK).zip(x.chunks(CHUNK)).zip(s_of.as_chunks::<CHUNK>().0) {
-                    for line in 0..LINES {
-                        simd::prefetch(x, PREFETCH_BYTES + 64 * line);
-                    }
-                    if let (Ok(out), Ok(x)) = (<&mut [T; CHUNK]>::try_from(&mut *out), <&[f32; CHUNK]>::try_from(x)) {
-                        for i in 0..CHUNK {
-                            out[i] = made(x[i] / s_of[i] + WHOLE, s_of[i], 0);
-                        }
-                    } else {
-                        for ((out, &v), &s) in out.iter_mut().zip(x).zip(s_of) {
-                            *out = made(v / s + WHOLE, s, 0);
-                        }
-                    }
-                }
-            }
+        for (x, out) in x.chunks(step_elems).zip(out.chunks_mut(step_elems)) {
+            let own = unit..unit + x.len().div_ceil(unit_elems);
+            unit = own.end;
+            let scales = &mut scales[own.clone()];
+            let zero_points = if zero_points.is_empty() { &mut [] } else { &mut zero_points[own] };
+            let step = Step { scheme, scales, zero_points, room: &mut *room };
+            let whole = (<&[f32; TOGETHER_ELEMS]>::try_from(x), <&mut [T; TOGETHER_ELEMS]>::try_from(&mut *out));
+            counts.merge(match whole {
+                // All lengths are known to the compiler.
+                (Ok(x), Ok(out)) if N != 0 => step.encode::<N, T>(N, x, out),
+                _ => step.encode::<0, T>(unit_elems, x, out),
+            });
         }
         counts
+    }
+}
+
+/// What is made together.
+struct Step<'a> {
+    scheme: Scheme,
+    scales: &'a mut [f32],
+    zero_points: &'a mut [i32],
+    room: &'a mut Room,
+}
+
+impl Step<'_> {
+    #[inline(always)]
+    fn encode<const N: usize, T: Made>(self, unit_elems: usize, x: &[f32], out: &mut [T]) -> Counts {
+        let Self { scheme, scales, zero_points, room } = self;
+        let Room { keys: [a, b], lo, hi, s_of, z_of, no_zero_points } = room;
+        let n = x.len().div_ceil(unit_elems);
+        let (lo, hi, scales) = (&mut lo[..n], &mut hi[..n], &mut scales[..n]);
+        let finite = ends::<N>(x, unit_elems, scheme.mapping(), [a, b], lo, hi);
+        plain_scales([lo, hi], scheme, scales);
+        let zero_points = if zero_points.is_empty() { &mut no_zero_points[..n] } else { &mut zero_points[..n] };
+        if scheme.has_zero_point() {
+            plain_zero_points(lo, scales, scheme, zero_points);
+        }
+        let (qmin, qmax) = (scheme.qmin(), scheme.qmax());
+        let mut clipped = 0u32;
+        for (((&lo, &hi), &s), &z) in lo.iter().zip(&*hi).zip(&*scales).zip(&*zero_points) {
+            let (first, last) = quotients(qmin, qmax, z);
+            clipped |= u32::from(!((first <= lo / s) & (hi / s <= last)));
+        }
+        let made = T::from_sum(scheme);
+        if !finite || clipped != 0 {
+            let mut counts = Counts::default();
+            let each = x.chunks(unit_elems).zip(out.chunks_mut(unit_elems)).zip(scales).zip(zero_points);
+            for (((x, out), &mut s), &mut z) in each {
+                let coder = Coder { scheme, saturate: false, s, z, ieee: true };
+                counts.merge(coder.encode(x, out));
+            }
+            return counts;
+        }
+        // Every element's own scale, so that there is one loop over all of them.
+        spread::<N, _>(scales, unit_elems, s_of);
+        if scheme.has_zero_point() {
+            spread::<N, _>(zero_points, unit_elems, z_of);
+        }
+        if scheme.has_zero_point() {
+            encode_each(x, s_of, z_of, made, out);
+        } else {
+            // The zeros that stand there are no loop's affair.
+            encode_each(x, s_of, &[0; TOGETHER_ELEMS], made, out);
+        }
+        Counts::default()
+    }
+}
+
+/// Codes by each element's own scale and zero point; meanwhile asks for memory. A function, since its arguments are known
+/// not to overlap.
+#[inline(always)]
+fn encode_each<T>(
+    x: &[f32],
+    s: &[f32; TOGETHER_ELEMS],
+    z: &[i32; TOGETHER_ELEMS],
+    made: impl Fn(f32, f32, i32) -> T,
+    out: &mut [T],
+) {
+    const CHUNK: usize = Ask::ELEMS;
+    let (chunks, rest) = x.as_chunks::<CHUNK>();
+    let (out_chunks, out_rest) = out.as_chunks_mut::<CHUNK>();
+    let ((s_chunks, _), (z_chunks, _)) = (s.as_chunks::<CHUNK>(), z.as_chunks::<CHUNK>());
+    for (((x, out), s), z) in chunks.iter().zip(out_chunks).zip(s_chunks).zip(z_chunks) {
+        Ask::ALL.beside(x);
+        for i in 0..CHUNK {
+            out[i] = made(x[i] / s[i] + WHOLE, s[i], z[i]);
+        }
+    }
+    let done = x.len() - rest.len();
+    for (((out, &v), &s), &z) in out_rest.iter_mut().zip(rest).zip(&s[done..]).zip(&z[done..]) {
+        *out = made(v / s + WHOLE, s, z);
     }
 }
 
@@ -298,6 +338,7 @@ fn spread<const N: usize, V: Copy>(values: &[V], times: usize, out: &mut [V]) {
 
 /// Room for what is computed of units that are taken together.
 struct Room {
+    keys: [[i32; TOGETHER_ELEMS]; 2],
     lo: [f32; TOGETHER_ELEMS],
     hi: [f32; TOGETHER_ELEMS],
     /// Of each element.
@@ -309,7 +350,7 @@ struct Room {
 impl Room {
     fn new() -> Self {
         let (floats, whole) = ([0.0; TOGETHER_ELEMS], [0; TOGETHER_ELEMS]);
-        Self { lo: floats, hi: floats, s_of: floats, z_of: whole, no_zero_points: whole }
+        Self { keys: [whole; 2], lo: floats, hi: floats, s_of: floats, z_of: whole, no_zero_points: whole }
     }
 }
 
@@ -319,7 +360,7 @@ const ENDLESS: i32 = 0x7f80_0000;
 /// The ends of each unit; of rules that go by magnitude alone, the largest one and its opposite. Whether all values are
 /// finite.
 #[inline(always)]
-fn ends(
+fn ends<const N: usize>(
     x: &[f32],
     unit_elems: usize,
     mapping: Mapping,
@@ -336,17 +377,17 @@ fn ends(
     let [a, b] = keys;
     let mut most = 0;
     if matches!(mapping, Mapping::AbsMax | Mapping::HalfRange) {
-        let keys = largest(x, unit_elems, a, b, |v| v.abs().to_bits().cast_signed());
+        let keys = largest::<N>(x, unit_elems, a, b, |v| v.abs().to_bits().cast_signed());
         for ((&key, lo), hi) in keys.iter().zip(&mut *lo).zip(&mut *hi) {
             most = most.max(key);
             (*lo, *hi) = (-value(key), value(key));
         }
     } else {
-        for (&key, hi) in largest(x, unit_elems, a, b, key).iter().zip(&mut *hi) {
+        for (&key, hi) in largest::<N>(x, unit_elems, a, b, key).iter().zip(&mut *hi) {
             most = most.max(key);
             *hi = value(key);
         }
-        for (&key, lo) in largest(x, unit_elems, a, b, |v| !key(v)).iter().zip(&mut *lo) {
+        for (&key, lo) in largest::<N>(x, unit_elems, a, b, |v| !key(v)).iter().zip(&mut *lo) {
             most = most.max(key);
             *lo = value(!key);
         }
@@ -369,10 +410,25 @@ fn larger(from: &[i32], to: &mut [i32]) {
     }
 }
 
+/// Lanes in which a unit's keys are first brought together.
+const LANES: usize = 16;
+
+/// The largest key of each lane.
+#[inline(always)]
+fn lanes(unit: &[f32], key: impl Fn(f32) -> i32) -> [i32; LANES] {
+    let mut most = [i32::MIN; LANES];
+    for vector in unit.as_chunks::<LANES>().0 {
+        for (most, &v) in most.iter_mut().zip(vector) {
+            *most = key(v).max(*most);
+        }
+    }
+    most
+}
+
 /// The largest key of each unit, found by halves: maxima of neighbours, of neighbours' maxima and so on, each a loop over
 /// all units.
 #[inline(always)]
-fn largest<'a>(
+fn largest<'a, const N: usize>(
     x: &[f32],
     unit_elems: usize,
     a: &'a mut [i32; TOGETHER_ELEMS],
@@ -382,7 +438,23 @@ fn largest<'a>(
     let whole = x.len() / unit_elems * unit_elems;
     let (mut from, mut to) = (&mut a[..], &mut b[..]);
     let (mut n, mut left) = (whole, unit_elems);
-    if left.is_multiple_of(2) {
+    if left.is_multiple_of(LANES) {
+        // Vectors of a unit first: neighbours are brought together only of what is left.
+        // That memory is asked for keeps these loops from becoming ones over the units, with gathers.
+        let to = to.as_chunks_mut().0.iter_mut();
+        if N == 0 {
+            for (to, unit) in to.zip(x[..whole].chunks_exact(unit_elems)) {
+                simd::prefetch(unit, 16 << 10);
+                *to = lanes(unit, &key);
+            }
+        } else {
+            for (to, unit) in to.zip(x.as_chunks::<N>().0) {
+                simd::prefetch(unit, 16 << 10);
+                *to = lanes(unit, &key);
+            }
+        }
+        (n, left) = (n / left * LANES, LANES);
+    } else if left.is_multiple_of(2) {
         for (to, &[a, b]) in to.iter_mut().zip(x[..whole].as_chunks().0) {
             *to = key(a).max(key(b));
         }
