@@ -378,8 +378,7 @@ mod tests {
                         at += n;
                     }
                     drop(out);
-                    let expected =
-                        |i: usize| if (start..start + len).contains(&i) { of(i - start) } else { untouched };
+                    let expected = |i: usize| if (start..start + len).contains(&i) { of(i - start) } else { untouched };
                     assert!(all.iter().enumerate().all(|(i, v)| *v == expected(i)), "{start} {len}");
                 }
             }
