@@ -438,14 +438,14 @@ struct OfUnits<const N: usize, const WIDE: usize> {
     /// Patterns of losses in steps.
     largest: [i32; N],
     abs: [u32; N],
-    squares: [i32; N],
+    squares: [f32; N],
     noise: [u64; WIDE],
     cross: [i64; WIDE],
 }
 
 impl<const N: usize, const WIDE: usize> Default for OfUnits<N, WIDE> {
     fn default() -> Self {
-        Self { largest: [0; N], abs: [0; N], squares: [0; N], noise: [0; WIDE], cross: [0; WIDE] }
+        Self { largest: [0; N], abs: [0; N], squares: [0.0; N], noise: [0; WIDE], cross: [0; WIDE] }
     }
 }
 
@@ -459,8 +459,51 @@ impl OfUnits<TOGETHER, TOGETHER> {
             max_bits: OwnGrid::loss_bits(self.largest[unit], s),
             abs: self.abs[unit].into(),
             noise: self.noise[unit].into(),
-            codes: self.squares[unit].cast_unsigned().into(),
+            codes: (self.squares[unit] as u32).into(),
             cross: self.cross[unit].into(),
+        }
+    }
+}
+
+/// Sums on a scale's own grid, in lanes that a vector unit holds.
+#[derive(Clone, Copy, Default)]
+struct Lanes {
+    /// Patterns of losses in steps.
+    largest: [i32; LANES],
+    abs: [u32; LANES],
+    /// Of at most [`SUM_ELEMS`] codes of at most 8 bits.
+    squares: [f32; LANES],
+    noise: [u64; WIDE_LANES],
+    cross: [i64; WIDE_LANES],
+}
+
+impl Lanes {
+    /// Adds values and the steps that they become.
+    #[inline(always)]
+    fn add(&mut self, grid: OwnGrid, x: &[f32; CHUNK], steps: impl Fn(usize) -> i32) {
+        let mut patterns = Aligned([0i32; CHUNK]);
+        let (mut sizes, mut turned) = (Aligned([0u32; CHUNK]), Aligned([0i32; CHUNK]));
+        for i in 0..CHUNK {
+            (patterns.0[i], sizes.0[i], turned.0[i]) = grid.distance(x[i], steps(i));
+        }
+        for i in 0..LANES {
+            self.largest[i] = self.largest[i].max(patterns.0[i]).max(patterns.0[i + LANES]);
+            self.abs[i] = self.abs[i].wrapping_add(sizes.0[i]).wrapping_add(sizes.0[i + LANES]);
+        }
+        for i in 0..LANES {
+            // Whole numbers below 2^24, so that no float is rounded.
+            let square = |i| (steps(i) as f32) * (steps(i) as f32);
+            self.squares[i] += square(i) + square(i + LANES);
+        }
+        // Two to a word, whose halves a vector unit multiplies to 64 bits as they lie.
+        let sizes: [u64; CHUNK / 2] = bytemuck::cast(sizes.0);
+        let turned: [u64; CHUNK / 2] = bytemuck::cast(turned.0);
+        for i in 0..WIDE_LANES {
+            for at in [i, i + WIDE_LANES] {
+                let (more_noise, more_cross) = products_of(sizes[at], turned[at]);
+                self.noise[i] = self.noise[i].wrapping_add(more_noise);
+                self.cross[i] = self.cross[i].wrapping_add(more_cross);
+            }
         }
     }
 }
@@ -492,49 +535,22 @@ impl<T: Field, S: Fn(u32) -> i32> Kernel for OwnSumsOfEach<'_, T, S> {
         let units = x.as_chunks::<CHUNK>().0.chunks(chunks).zip(codes.as_chunks::<CHUNK>().0.chunks(chunks));
         for (unit, ((x, codes), &s)) in units.zip(scales).enumerate() {
             let (z, grid) = (zero_points.get(unit).copied().unwrap_or(0), OwnGrid::of(s));
-            let (mut largest, mut abs, mut squares) = ([0i32; LANES], [0u32; LANES], [0i32; LANES]);
-            let (mut noise, mut cross) = ([0u64; WIDE_LANES], [0i64; WIDE_LANES]);
+            let mut lanes = Lanes::default();
             for (x, codes) in x.iter().zip(codes) {
-                let mut patterns = Aligned([0i32; CHUNK]);
-                let (mut sizes, mut turned) = (Aligned([0u32; CHUNK]), Aligned([0i32; CHUNK]));
-                for i in 0..CHUNK {
-                    (patterns.0[i], sizes.0[i], turned.0[i]) = grid.distance(x[i], steps(codes[i].bits()) - z);
-                }
-                for i in 0..LANES {
-                    largest[i] = largest[i].max(patterns.0[i]).max(patterns.0[i + LANES]);
-                    abs[i] = abs[i].wrapping_add(sizes.0[i]).wrapping_add(sizes.0[i + LANES]);
-                }
-                // Products of 16 bits are a vector's cheapest.
-                let square = |code: T| {
-                    let q = i32::from((steps(code.bits()) - z) as i16);
-                    q * q
-                };
-                for (squares, &[a, b]) in squares.iter_mut().zip(codes.as_chunks().0) {
-                    *squares += square(a) + square(b);
-                }
-                // Two to a word, whose halves a vector unit multiplies to 64 bits as they lie.
-                let sizes: [u64; CHUNK / 2] = bytemuck::cast(sizes.0);
-                let turned: [u64; CHUNK / 2] = bytemuck::cast(turned.0);
-                for i in 0..WIDE_LANES {
-                    for at in [i, i + WIDE_LANES] {
-                        let (more_noise, more_cross) = products_of(sizes[at], turned[at]);
-                        noise[i] = noise[i].wrapping_add(more_noise);
-                        cross[i] = cross[i].wrapping_add(more_cross);
-                    }
-                }
+                lanes.add(grid, x, |i| steps(codes[i].bits()) - z);
             }
             let own = LANES * unit..LANES * (unit + 1);
-            room.lanes.largest[own.clone()].copy_from_slice(&largest);
-            room.lanes.abs[own.clone()].copy_from_slice(&abs);
-            room.lanes.squares[own].copy_from_slice(&squares);
+            room.lanes.largest[own.clone()].copy_from_slice(&lanes.largest);
+            room.lanes.abs[own.clone()].copy_from_slice(&lanes.abs);
+            room.lanes.squares[own].copy_from_slice(&lanes.squares);
             let own = WIDE_LANES * unit..WIDE_LANES * (unit + 1);
-            room.lanes.noise[own.clone()].copy_from_slice(&noise);
-            room.lanes.cross[own].copy_from_slice(&cross);
+            room.lanes.noise[own.clone()].copy_from_slice(&lanes.noise);
+            room.lanes.cross[own].copy_from_slice(&lanes.cross);
         }
         let Room { lanes, units } = room;
         units.largest = of_each(halves(&lanes.largest, i32::max), i32::max);
         units.abs = of_each(halves(&lanes.abs, u32::wrapping_add), u32::wrapping_add);
-        units.squares = of_each(halves(&lanes.squares, i32::wrapping_add), i32::wrapping_add);
+        units.squares = of_each(halves(&lanes.squares, |a, b| a + b), |a, b| a + b);
         units.noise = of_each(Aligned(lanes.noise), u64::wrapping_add);
         units.cross = of_each(Aligned(lanes.cross), i64::wrapping_add);
         units.largest[..scales.len()].iter().fold(true, |all, &size| all & (size < OwnGrid::MOST))
@@ -650,42 +666,37 @@ impl<T: Field, S: Fn(u32) -> i32> Kernel for OwnSums<'_, T, S> {
     fn run(self) -> Option<UnitSums> {
         let Self { x, codes, steps, s, ahead_bytes } = self;
         let grid = OwnGrid::of(s);
-        let (mut max, mut abs, mut noise, mut squares, mut cross) = (0i32, 0u64, 0u64, 0u64, 0i64);
-        // Two to a word, whose halves a vector unit multiplies to 64 bits as they lie.
-        let (mut sizes, mut turned) = ([0u64; PART_ELEMS / 2], [0u64; PART_ELEMS / 2]);
+        let (mut lanes, mut abs, mut wide_squares) = (Lanes::default(), [0u64; LANES], 0u64);
         for (x, codes) in x.chunks(PART_ELEMS).zip(codes.chunks(PART_ELEMS)) {
-            for at in (0..size_of_val(x)).step_by(64) {
-                simd::prefetch(x, ahead_bytes + at);
+            let ((chunks, x), (of_chunks, rest)) = (x.as_chunks(), codes.as_chunks::<CHUNK>());
+            for (x, codes) in chunks.iter().zip(of_chunks) {
+                simd::prefetch(x, ahead_bytes);
+                simd::prefetch(x, ahead_bytes + 64);
+                lanes.add(grid, x, |i| steps(codes[i].bits()));
             }
-            if x.len() < PART_ELEMS {
-                (sizes, turned) = ([0; PART_ELEMS / 2], [0; PART_ELEMS / 2]);
+            if !x.is_empty() {
+                let (mut last, mut last_steps) = ([0.0; CHUNK], [0; CHUNK]);
+                last[..x.len()].copy_from_slice(x);
+                last_steps.iter_mut().zip(rest).for_each(|(step, code)| *step = steps(code.bits()));
+                lanes.add(grid, &last, |i| last_steps[i]);
             }
-            let (mut some_max, mut some_abs) = (0i32, 0u32);
-            let to = bytemuck::cast_slice_mut::<u64, u32>(&mut sizes).iter_mut();
-            let to = to.zip(bytemuck::cast_slice_mut::<u64, i32>(&mut turned));
-            for ((&x, &code), (to_size, to_turned)) in x.iter().zip(codes).zip(to) {
-                let (pattern, size, turned) = grid.distance(x, steps(code.bits()));
-                some_max = some_max.max(pattern);
-                some_abs = some_abs.wrapping_add(size);
-                (*to_size, *to_turned) = (size, turned);
+            for (abs, some) in abs.iter_mut().zip(&mut lanes.abs) {
+                *abs += u64::from(std::mem::take(some));
             }
-            let (mut some_noise, mut some_cross) = (0u64, 0i64);
-            for (&sizes, &turned) in sizes.iter().zip(&turned) {
-                let (noise, cross) = products_of(sizes, turned);
-                (some_noise, some_cross) = (some_noise.wrapping_add(noise), some_cross.wrapping_add(cross));
+            if size_of::<T>() > 1 {
+                let squares = codes.iter().map(|code| u64::from(steps(code.bits()).unsigned_abs()).pow(2));
+                wide_squares += squares.sum::<u64>();
             }
-            max = max.max(some_max);
-            abs += u64::from(some_abs);
-            noise = noise.wrapping_add(some_noise);
-            cross = cross.wrapping_add(some_cross);
-            // Products of 16 bits are a vector's cheapest.
-            squares += if size_of::<T>() == 1 {
-                let square = |code: &T| i32::from(steps(code.bits()) as i16).pow(2);
-                u64::from(codes.iter().map(square).sum::<i32>().cast_unsigned())
-            } else {
-                codes.iter().map(|code| u64::from(steps(code.bits()).unsigned_abs()).pow(2)).sum()
-            };
         }
+        let max = lanes.largest.into_iter().fold(0, i32::max);
+        let abs: u64 = abs.into_iter().sum();
+        let noise = lanes.noise.into_iter().fold(0, u64::wrapping_add);
+        let cross = lanes.cross.into_iter().fold(0, i64::wrapping_add);
+        let squares = if size_of::<T>() > 1 {
+            wide_squares
+        } else {
+            lanes.squares.into_iter().map(|squares| u64::from(squares as u32)).sum()
+        };
         if max >= OwnGrid::MOST {
             return None;
         }
