@@ -3,7 +3,7 @@
 use super::code::{Coder, Field, is_finite};
 use super::fold::{BLOCK_ELEMS, Slots, TASK_ELEMS, Values, blocks, fold_units, map_tasks, runs};
 use super::min_max::PREFETCH_BYTES;
-use super::simd::{self, Kernel, Map};
+use super::simd::{self, Kernel, LANES, Map, Unit};
 use super::{min_max, scale};
 use crate::error::{Error, Result};
 use crate::exact;
@@ -11,7 +11,7 @@ use crate::exact::loss::{CAST_STEP_EXP, CAST_STEPS, grid_exp};
 use crate::layout::Granularity;
 use crate::loss::{Adder, Loss, LossSums, UnitLoss, UnitSums};
 use crate::quantized::Quantized;
-use crate::scheme::Scheme;
+use crate::scheme::{CodeType, Scheme};
 use crate::tensor::Tensor;
 use std::borrow::Cow;
 
@@ -259,7 +259,13 @@ impl Part {
             return self.add_any(coder, x, codes, s, g);
         }
         for (x, codes) in x.chunks(SUM_ELEMS).zip(codes.chunks(SUM_ELEMS)) {
-            match simd::run(OwnSums { x, codes, steps: coder.steps(), s, ahead_bytes }) {
+            let lanes = if coder.z == 0 && coder.scheme.code() == CodeType::Int8 {
+                // Of these it is one instruction.
+                simd::run(OwnSums { x, codes, steps: |bits| i32::from(bits as i8), s, ahead_bytes })
+            } else {
+                simd::run(OwnSums { x, codes, steps: coder.steps(), s, ahead_bytes })
+            };
+            match simd::run(Together { lanes: &lanes, wide: size_of::<T>() > 1, s }) {
                 Some(sums) => {
                     self.sums.merge(&sums);
                     self.elems += x.len() as u64;
@@ -374,11 +380,16 @@ impl Tally {
             if is_whole
                 && size_of::<T>() == 1
                 && unit_elems.is_multiple_of(CHUNK)
+                && unit_elems <= MOST_ELEMS
                 && simd::run(OwnSumsOfEach { x, codes, steps, chunks, scales, zero_points, room })
             {
                 self.elems += x.len() as u64;
                 for (unit, (loss, &s)) in losses.iter_mut().zip(scales).enumerate() {
-                    let sums = self.room.units.sums(unit, s);
+                    let (largest, sums) = self.room.units[unit];
+                    let mut sums = sums.map(i64::from);
+                    // Of the others, none fills 32 bits.
+                    sums[1] &= 0xffff_ffff;
+                    let sums = unit_sums(largest, sums, [0; WIDE_SUMS], s);
                     self.adder.add(&sums, s.to_bits());
                     *loss = sums.loss(s.to_bits());
                 }
@@ -421,31 +432,20 @@ impl<T: Field> Adding<T> {
 
 /// Units whose sums are computed together.
 const TOGETHER: usize = 16;
-/// Lanes of 64 and of 32 bits in which a unit's sums are gathered.
-const WIDE_LANES: usize = 8;
-const LANES: usize = 16;
+/// The sums of such a unit fit in 32 bits, as a lane's of [`Lanes`] do.
+const MOST_ELEMS: usize = 4 * CHUNK;
 
-/// Room for sums of units that are taken together.
-#[derive(Default)]
+/// Room for what units that are taken together have of [`Lanes`], and for what that makes of each.
 struct Room {
-    lanes: OfUnits<{ LANES * TOGETHER }, { WIDE_LANES * TOGETHER }>,
-    units: OfUnits<TOGETHER, TOGETHER>,
+    largest: Aligned<[[i32; LANES]; TOGETHER]>,
+    sums: Aligned<[[[i32; LANES]; SUMS]; TOGETHER]>,
+    units: [(i32, [i32; SUMS]); TOGETHER],
 }
 
-/// What [`UnitSums`] are made of.
-#[repr(align(64))]
-struct OfUnits<const N: usize, const WIDE: usize> {
-    /// Patterns of losses in steps.
-    largest: [i32; N],
-    abs: [u32; N],
-    squares: [f32; N],
-    noise: [u64; WIDE],
-    cross: [i64; WIDE],
-}
-
-impl<const N: usize, const WIDE: usize> Default for OfUnits<N, WIDE> {
+impl Default for Room {
     fn default() -> Self {
-        Self { largest: [0; N], abs: [0; N], squares: [0.0; N], noise: [0; WIDE], cross: [0; WIDE] }
+        let (largest, sums) = (Aligned([[0; LANES]; TOGETHER]), Aligned([[[0; LANES]; SUMS]; TOGETHER]));
+        Self { largest, sums, units: [(0, [0; SUMS]); TOGETHER] }
     }
 }
 
@@ -453,58 +453,95 @@ impl<const N: usize, const WIDE: usize> Default for OfUnits<N, WIDE> {
 #[repr(align(64))]
 struct Aligned<T>(T);
 
-impl OfUnits<TOGETHER, TOGETHER> {
-    fn sums(&self, unit: usize, s: f32) -> UnitSums {
-        UnitSums {
-            max_bits: OwnGrid::loss_bits(self.largest[unit], s),
-            abs: self.abs[unit].into(),
-            noise: self.noise[unit].into(),
-            codes: (self.squares[unit] as u32).into(),
-            cross: self.cross[unit].into(),
-        }
-    }
-}
+/// `abs`, `h h`, `l l`, `q q`, `h l`, `h q`, `l q` of [`Lanes`].
+const SUMS: usize = 7;
+/// `p p`, `p q`, `h p`, `l p`.
+const WIDE_SUMS: usize = 4;
 
-/// Sums on a scale's own grid, in lanes that a vector unit holds.
+/// Sums on a scale's own grid, of at most [`SUM_ELEMS`] elements with `|D|` below 2^24.
+///
+/// Numbers of 16 bits are what a vector unit multiplies at the least cost. So `D` is `2^12 h + l`, `l` from 0; and `Q` is
+/// `q`, or where a code may have more than 8 bits `2^8 p + q`, `q` from 0. There are at most 128 products to a lane: those of
+/// `h h` may fill 32 bits, those of `h l` and `l l` 31, and the others are smaller.
 #[derive(Clone, Copy, Default)]
 struct Lanes {
-    /// Patterns of losses in steps.
+    /// Of the patterns of losses in steps.
     largest: [i32; LANES],
-    abs: [u32; LANES],
-    /// Of at most [`SUM_ELEMS`] codes of at most 8 bits.
-    squares: [f32; LANES],
-    noise: [u64; WIDE_LANES],
-    cross: [i64; WIDE_LANES],
+    sums: [[i32; LANES]; SUMS],
+    wide_sums: [[i32; LANES]; WIDE_SUMS],
 }
 
 impl Lanes {
     /// Adds values and the steps that they become.
     #[inline(always)]
-    fn add(&mut self, grid: OwnGrid, x: &[f32; CHUNK], steps: impl Fn(usize) -> i32) {
-        let mut patterns = Aligned([0i32; CHUNK]);
-        let (mut sizes, mut turned) = (Aligned([0u32; CHUNK]), Aligned([0i32; CHUNK]));
-        for i in 0..CHUNK {
-            (patterns.0[i], sizes.0[i], turned.0[i]) = grid.distance(x[i], steps(i));
-        }
-        for i in 0..LANES {
-            self.largest[i] = self.largest[i].max(patterns.0[i]).max(patterns.0[i + LANES]);
-            self.abs[i] = self.abs[i].wrapping_add(sizes.0[i]).wrapping_add(sizes.0[i + LANES]);
-        }
-        for i in 0..LANES {
-            // Whole numbers below 2^24, so that no float is rounded.
-            let square = |i| (steps(i) as f32) * (steps(i) as f32);
-            self.squares[i] += square(i) + square(i + LANES);
-        }
-        // Two to a word, whose halves a vector unit multiplies to 64 bits as they lie.
-        let sizes: [u64; CHUNK / 2] = bytemuck::cast(sizes.0);
-        let turned: [u64; CHUNK / 2] = bytemuck::cast(turned.0);
-        for i in 0..WIDE_LANES {
-            for at in [i, i + WIDE_LANES] {
-                let (more_noise, more_cross) = products_of(sizes[at], turned[at]);
-                self.noise[i] = self.noise[i].wrapping_add(more_noise);
-                self.cross[i] = self.cross[i].wrapping_add(more_cross);
+    fn add<const WIDE: bool>(&mut self, unit: impl Unit, grid: OwnGrid, x: &[f32; CHUNK], steps: [[i32; LANES]; 2]) {
+        let mut d = [[0; LANES]; 2];
+        let [abs, hh, ll, qq, hl, hq, lq] = &mut self.sums;
+        // Each loop is short enough to become one of vectors.
+        for half in 0..2 {
+            let (d, mut errors) = (&mut d[half], [0.0; LANES]);
+            for i in 0..LANES {
+                errors[i] = steps[half][i] as f32 * grid.s - x[LANES * half + i] * grid.per_step;
+            }
+            for (largest, error) in self.largest.iter_mut().zip(errors) {
+                // As numbers of the same sign, patterns order as their values do.
+                *largest = error.abs().to_bits().cast_signed().max(*largest);
+            }
+            *d = unit.nearest(errors);
+            for (abs, d) in abs.iter_mut().zip(d) {
+                *abs = abs.wrapping_add(d.wrapping_abs());
             }
         }
+        let (h, l) = (pairs(d, |d| d >> 12), pairs(d, |d| d & 0xfff));
+        let q = pairs(steps, |q| if WIDE { q & 0xff } else { q });
+        unit.add_products(hh, h, h);
+        unit.add_products(ll, l, l);
+        unit.add_products(qq, q, q);
+        unit.add_products(hl, h, l);
+        unit.add_products(hq, h, q);
+        unit.add_products(lq, l, q);
+        if WIDE {
+            let [pp, pq, hp, lp] = &mut self.wide_sums;
+            let p = pairs(steps, |q| q >> 8);
+            unit.add_products(pp, p, p);
+            unit.add_products(pq, p, q);
+            unit.add_products(hp, h, p);
+            unit.add_products(lp, l, p);
+        }
+    }
+}
+
+/// The steps that codes become.
+#[inline(always)]
+fn steps_of<T: Field>(codes: &[T; CHUNK], steps: impl Fn(u32) -> i32) -> [[i32; LANES]; 2] {
+    let mut of = [[0; LANES]; 2];
+    for (of, code) in of.as_flattened_mut().iter_mut().zip(codes) {
+        *of = steps(code.bits());
+    }
+    of
+}
+
+/// Two numbers of 16 bits to a lane.
+#[inline(always)]
+fn pairs([a, b]: [[i32; LANES]; 2], part: impl Fn(i32) -> i32) -> [i32; LANES] {
+    let mut pairs = [0; LANES];
+    for i in 0..LANES {
+        pairs[i] = part(a[i]) & 0xffff | part(b[i]) << 16;
+    }
+    pairs
+}
+
+/// What [`Lanes`] make together.
+#[inline(always)]
+fn unit_sums(largest: i32, sums: [i64; SUMS], wide_sums: [i64; WIDE_SUMS], s: f32) -> UnitSums {
+    let ([abs, hh, ll, qq, hl, hq, lq], [pp, pq, hp, lp]) = (sums, wide_sums);
+    let unsigned = |sum: i64| u128::from(sum.cast_unsigned());
+    UnitSums {
+        max_bits: OwnGrid::loss_bits(largest, s),
+        abs: unsigned(abs),
+        noise: unsigned((hh << 24) + (hl << 13) + ll),
+        codes: unsigned((pp << 16) + (pq << 9) + qq),
+        cross: ((hp << 20) + (lp << 8) + (hq << 12) + lq).into(),
     }
 }
 
@@ -528,54 +565,62 @@ impl<T: Field, S: Fn(u32) -> i32> Kernel for OwnSumsOfEach<'_, T, S> {
 
     #[inline(always)]
     fn run(self) -> bool {
-        let Self { x, codes, steps, chunks, scales, zero_points, room } = self;
-        if !scales.iter().fold(true, |all, &s| all & OwnGrid::has(s)) {
-            return false;
+        self.run_at(simd::Any)
+    }
+
+    #[inline(always)]
+    fn run_at(self, vector_unit: impl Unit) -> bool {
+        // A length that the compiler knows is a loop less for each unit.
+        match self.chunks {
+            1 => self.sums::<1>(vector_unit),
+            2 => self.sums::<2>(vector_unit),
+            4 => self.sums::<4>(vector_unit),
+            _ => self.sums::<3>(vector_unit),
         }
-        let units = x.as_chunks::<CHUNK>().0.chunks(chunks).zip(codes.as_chunks::<CHUNK>().0.chunks(chunks));
-        for (unit, ((x, codes), &s)) in units.zip(scales).enumerate() {
-            let (z, grid) = (zero_points.get(unit).copied().unwrap_or(0), OwnGrid::of(s));
-            let mut lanes = Lanes::default();
-            for (x, codes) in x.iter().zip(codes) {
-                lanes.add(grid, x, |i| steps(codes[i].bits()) - z);
-            }
-            let own = LANES * unit..LANES * (unit + 1);
-            room.lanes.largest[own.clone()].copy_from_slice(&lanes.largest);
-            room.lanes.abs[own.clone()].copy_from_slice(&lanes.abs);
-            room.lanes.squares[own].copy_from_slice(&lanes.squares);
-            let own = WIDE_LANES * unit..WIDE_LANES * (unit + 1);
-            room.lanes.noise[own.clone()].copy_from_slice(&lanes.noise);
-            room.lanes.cross[own].copy_from_slice(&lanes.cross);
-        }
-        let Room { lanes, units } = room;
-        units.largest = of_each(halves(&lanes.largest, i32::max), i32::max);
-        units.abs = of_each(halves(&lanes.abs, u32::wrapping_add), u32::wrapping_add);
-        units.squares = of_each(halves(&lanes.squares, |a, b| a + b), |a, b| a + b);
-        units.noise = of_each(Aligned(lanes.noise), u64::wrapping_add);
-        units.cross = of_each(Aligned(lanes.cross), i64::wrapping_add);
-        units.largest[..scales.len()].iter().fold(true, |all, &size| all & (size < OwnGrid::MOST))
     }
 }
 
-/// What each unit's lanes make together, found by halves: of neighbours, of what neighbours make and so on, each a loop over
-/// all units.
-#[inline(always)]
-fn of_each<V: Copy + Default>(
-    lanes: Aligned<[V; WIDE_LANES * TOGETHER]>,
-    merge: impl Fn(V, V) -> V + Copy,
-) -> [V; TOGETHER] {
-    let four: Aligned<[V; 4 * TOGETHER]> = halves(&lanes.0, merge);
-    let two: Aligned<[V; 2 * TOGETHER]> = halves(&four.0, merge);
-    halves(&two.0, merge).0
+impl<T: Field, S: Fn(u32) -> i32> OwnSumsOfEach<'_, T, S> {
+    #[inline(always)]
+    fn sums<const CHUNKS: usize>(self, vector_unit: impl Unit) -> bool {
+        let Self { x, codes, steps, scales, zero_points, room, .. } = self;
+        if !scales.iter().fold(true, |all, &s| all & OwnGrid::has(s)) {
+            return false;
+        }
+        let chunks = x.as_chunks::<CHUNK>().0.as_chunks::<CHUNKS>().0.iter();
+        let units = chunks.zip(codes.as_chunks::<CHUNK>().0.as_chunks::<CHUNKS>().0).zip(scales);
+        for (unit, (((x, codes), &s), (largest, sums))) in
+            units.zip(room.largest.0.iter_mut().zip(&mut room.sums.0)).enumerate()
+        {
+            let (z, grid) = (zero_points.get(unit).copied().unwrap_or(0), OwnGrid::of(s));
+            let mut lanes = Lanes::default();
+            let steps = |bits| steps(bits) - z;
+            for (x, codes) in x.iter().zip(codes) {
+                lanes.add::<false>(vector_unit, grid, x, steps_of(codes, steps));
+            }
+            (*largest, *sums) = (lanes.largest, lanes.sums);
+        }
+        // What lanes make together is found by halves, of neighbours, of what neighbours make and so on, each a loop over all.
+        let largest: Aligned<[i32; 8 * TOGETHER]> = halves(room.largest.0.as_flattened(), i32::max);
+        let largest: Aligned<[i32; 4 * TOGETHER]> = halves(&largest.0, i32::max);
+        let largest: Aligned<[i32; 2 * TOGETHER]> = halves(&largest.0, i32::max);
+        let largest: Aligned<[i32; TOGETHER]> = halves(&largest.0, i32::max);
+        let sums = room.sums.0.as_flattened().as_flattened();
+        let sums: Aligned<[i32; 8 * SUMS * TOGETHER]> = halves(sums, i32::wrapping_add);
+        let sums: Aligned<[i32; 4 * SUMS * TOGETHER]> = halves(&sums.0, i32::wrapping_add);
+        let sums: Aligned<[i32; 2 * SUMS * TOGETHER]> = halves(&sums.0, i32::wrapping_add);
+        let sums: Aligned<[i32; SUMS * TOGETHER]> = halves(&sums.0, i32::wrapping_add);
+        for ((to, &largest), &sums) in room.units.iter_mut().zip(&largest.0).zip(sums.0.as_chunks().0) {
+            *to = (largest, sums);
+        }
+        largest.0[..scales.len()].iter().fold(true, |all, &size| all & (size < OwnGrid::MOST))
+    }
 }
 
 #[inline(always)]
-fn halves<V: Copy + Default, const N: usize, const HALF: usize>(
-    lanes: &[V; N],
-    merge: impl Fn(V, V) -> V,
-) -> Aligned<[V; HALF]> {
-    let mut merged = Aligned([V::default(); HALF]);
-    for (to, &[a, b]) in merged.0.iter_mut().zip(lanes.as_chunks().0) {
+fn halves<const HALF: usize>(lanes: &[i32], merge: impl Fn(i32, i32) -> i32) -> Aligned<[i32; HALF]> {
+    let mut merged = Aligned([0; HALF]);
+    for (to, &[a, b]) in merged.0.iter_mut().zip(&lanes.as_chunks().0[..HALF]) {
         *to = merge(a, b);
     }
     merged
@@ -619,35 +664,9 @@ impl OwnGrid {
         let step = f32::from_bits((s.to_bits() >> 23).wrapping_sub(24) << 23);
         (f32::from_bits(pattern.cast_unsigned()) * step).to_bits()
     }
-
-    /// The pattern of the loss in steps, `|D|`, and `q` with the sign turned where `D` has one: `Q D` is their product.
-    #[inline(always)]
-    fn distance(self, x: f32, q: i32) -> (i32, u32, i32) {
-        const HIDDEN: u32 = 0x0080_0000;
-        const BELOW: f32 = 8_388_608.0;
-        let error = q as f32 * self.s - x * self.per_step;
-        let size = error.abs();
-        // From 2^23 to 2^24 the floats are the whole numbers, and their patterns follow each other as these do: adding 2^23
-        // to a smaller one rounds it.
-        let (pattern, zero) =
-            if size < BELOW { (size + BELOW, BELOW.to_bits()) } else { (size, BELOW.to_bits() - HIDDEN) };
-        let minus = error.to_bits().cast_signed() >> 31;
-        // As numbers of the same sign, patterns order as their values do.
-        (size.to_bits().cast_signed(), pattern.to_bits().wrapping_sub(zero), (q ^ minus) - minus)
-    }
 }
 
-/// `D^2` and `Q D` of two elements, which lie in a word of each, added.
-#[inline(always)]
-fn products_of(sizes: u64, turned: u64) -> (u64, i64) {
-    let (a, b) = (sizes & 0xffff_ffff, sizes >> 32);
-    let (p, q) = (i64::from(turned as i32), turned.cast_signed() >> 32);
-    let cross = (p * i64::from(a as i32)).wrapping_add(q * i64::from(b as i32));
-    ((a * a).wrapping_add(b * b), cross)
-}
-
-/// The sums of values and the codes that they become, on the scale's own grid; `None` where a value is not finite or a loss
-/// of 2^24 steps `u` of the grid or more.
+/// The sums of at most [`SUM_ELEMS`] values and the codes that they become, on the scale's own grid.
 struct OwnSums<'a, T, S> {
     x: &'a [f32],
     codes: &'a [T],
@@ -656,52 +675,69 @@ struct OwnSums<'a, T, S> {
     ahead_bytes: usize,
 }
 
-/// So many elements' `|D|` are summed in 32 bits, and one more each of these times memory is asked for.
-const PART_ELEMS: usize = 256;
-
 impl<T: Field, S: Fn(u32) -> i32> Kernel for OwnSums<'_, T, S> {
+    type Output = Lanes;
+
+    #[inline(always)]
+    fn run(self) -> Lanes {
+        self.run_at(simd::Any)
+    }
+
+    #[inline(always)]
+    fn run_at(self, unit: impl Unit) -> Lanes {
+        if size_of::<T>() > 1 { self.sums::<true>(unit) } else { self.sums::<false>(unit) }
+    }
+}
+
+impl<T: Field, S: Fn(u32) -> i32> OwnSums<'_, T, S> {
+    #[inline(always)]
+    fn sums<const WIDE: bool>(self, unit: impl Unit) -> Lanes {
+        let Self { x, codes, steps, s, ahead_bytes } = self;
+        let (grid, mut lanes) = (OwnGrid::of(s), Lanes::default());
+        let ((chunks, x), (of_chunks, rest)) = (x.as_chunks(), codes.as_chunks::<CHUNK>());
+        for (x, codes) in chunks.iter().zip(of_chunks) {
+            simd::prefetch(x, ahead_bytes);
+            simd::prefetch(x, ahead_bytes + 64);
+            lanes.add::<WIDE>(unit, grid, x, steps_of(codes, &steps));
+        }
+        if !x.is_empty() {
+            let (mut last, mut last_steps) = ([0.0; CHUNK], [0; CHUNK]);
+            last[..x.len()].copy_from_slice(x);
+            last_steps.iter_mut().zip(rest).for_each(|(step, code)| *step = steps(code.bits()));
+            lanes.add::<WIDE>(unit, grid, &last, bytemuck::cast(last_steps));
+        }
+        lanes
+    }
+}
+
+/// What lanes make together; `None` where a value is not finite or a loss is of 2^24 steps of the grid or more. Apart from
+/// [`OwnSums`], whose loop compilers get wrong where they see this.
+struct Together<'a> {
+    lanes: &'a Lanes,
+    /// Of codes of more than 8 bits.
+    wide: bool,
+    s: f32,
+}
+
+impl Kernel for Together<'_> {
     type Output = Option<UnitSums>;
 
     #[inline(always)]
     fn run(self) -> Option<UnitSums> {
-        let Self { x, codes, steps, s, ahead_bytes } = self;
-        let grid = OwnGrid::of(s);
-        let (mut lanes, mut abs, mut wide_squares) = (Lanes::default(), [0u64; LANES], 0u64);
-        for (x, codes) in x.chunks(PART_ELEMS).zip(codes.chunks(PART_ELEMS)) {
-            let ((chunks, x), (of_chunks, rest)) = (x.as_chunks(), codes.as_chunks::<CHUNK>());
-            for (x, codes) in chunks.iter().zip(of_chunks) {
-                simd::prefetch(x, ahead_bytes);
-                simd::prefetch(x, ahead_bytes + 64);
-                lanes.add(grid, x, |i| steps(codes[i].bits()));
-            }
-            if !x.is_empty() {
-                let (mut last, mut last_steps) = ([0.0; CHUNK], [0; CHUNK]);
-                last[..x.len()].copy_from_slice(x);
-                last_steps.iter_mut().zip(rest).for_each(|(step, code)| *step = steps(code.bits()));
-                lanes.add(grid, &last, |i| last_steps[i]);
-            }
-            for (abs, some) in abs.iter_mut().zip(&mut lanes.abs) {
-                *abs += u64::from(std::mem::take(some));
-            }
-            if size_of::<T>() > 1 {
-                let squares = codes.iter().map(|code| u64::from(steps(code.bits()).unsigned_abs()).pow(2));
-                wide_squares += squares.sum::<u64>();
-            }
-        }
-        let max = lanes.largest.into_iter().fold(0, i32::max);
-        let abs: u64 = abs.into_iter().sum();
-        let noise = lanes.noise.into_iter().fold(0, u64::wrapping_add);
-        let cross = lanes.cross.into_iter().fold(0, i64::wrapping_add);
-        let squares = if size_of::<T>() > 1 {
-            wide_squares
-        } else {
-            lanes.squares.into_iter().map(|squares| u64::from(squares as u32)).sum()
-        };
-        if max >= OwnGrid::MOST {
+        let Self { lanes: Lanes { largest, sums, wide_sums }, wide, s } = self;
+        let largest = largest.iter().fold(0, |most, &size| size.max(most));
+        if largest >= OwnGrid::MOST {
             return None;
         }
-        let max_bits = OwnGrid::loss_bits(max, s);
-        Some(UnitSums { max_bits, abs: abs.into(), noise: noise.into(), codes: squares.into(), cross: cross.into() })
+        let unsigned = |lanes: &[i32; LANES]| lanes.iter().fold(0, |sum, lane| sum + i64::from(lane.cast_unsigned()));
+        let signed = |lanes: &[i32; LANES]| lanes.iter().fold(0, |sum, &lane| sum + i64::from(lane));
+        let [abs, hh, ll, qq, hl, hq, lq] = sums;
+        let sums = [unsigned(abs), unsigned(hh), signed(ll), signed(qq), signed(hl), signed(hq), signed(lq)];
+        let mut wide_sums_of = [0; WIDE_SUMS];
+        if wide {
+            wide_sums_of.iter_mut().zip(wide_sums).for_each(|(sum, lanes)| *sum = signed(lanes));
+        }
+        Some(unit_sums(largest, sums, wide_sums_of, s))
     }
 }
 
@@ -768,7 +804,7 @@ mod tests {
     use crate::cpu::quantize;
     use crate::layout::Granularity::{self, Channel, Group};
     use crate::quantized::{LossDetail, Spec};
-    use crate::scheme::Scheme;
+    use crate::scheme::{CodeType, Scheme};
     use crate::test_data::{KINDS, Rng, data, edge_bits};
     use approx::assert_relative_eq;
 

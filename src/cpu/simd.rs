@@ -86,6 +86,131 @@ pub(super) trait Kernel {
 
     /// To be `#[inline(always)]`, as all that it calls in its loop: only what is inlined is compiled for the level.
     fn run(self) -> Self::Output;
+
+    /// The same, where a loop does not say all that a vector unit can do.
+    #[inline(always)]
+    fn run_at(self, _: impl Unit) -> Self::Output
+    where
+        Self: Sized,
+    {
+        self.run()
+    }
+}
+
+/// 32-bit lanes in which a [`Unit`] computes; each holds one number, or two of 16 bits.
+pub(super) const LANES: usize = 16;
+
+/// What vector units can do and compilers do not see in loops. Whoever holds one runs where it is.
+pub(super) trait Unit: Copy {
+    /// The whole numbers nearest to floats, ties to even; any number in place of those that 32 bits do not hold.
+    fn nearest(self, x: [f32; LANES]) -> [i32; LANES];
+
+    /// Adds `a b` of all numbers of 16 bits, at most four to a lane: what the lanes make together is what is told.
+    fn add_products(self, to: &mut [i32; LANES], a: [i32; LANES], b: [i32; LANES]);
+}
+
+/// What every machine has.
+#[derive(Clone, Copy)]
+pub(super) struct Any;
+
+#[cfg(not(target_arch = "x86_64"))]
+impl Unit for Any {
+    #[inline(always)]
+    fn nearest(self, x: [f32; LANES]) -> [i32; LANES] {
+        x.map(|x| x.round_ties_even() as i32)
+    }
+
+    #[inline(always)]
+    fn add_products(self, to: &mut [i32; LANES], a: [i32; LANES], b: [i32; LANES]) {
+        for ((to, a), b) in to.iter_mut().zip(a).zip(b) {
+            let (low, high) = (i32::from(a as i16) * i32::from(b as i16), (a >> 16) * (b >> 16));
+            *to = to.wrapping_add(low).wrapping_add(high);
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    #![allow(unsafe_code, reason = "a caller without a vector unit's feature cannot call what has it in safe code")]
+
+    use super::{Any, LANES, Unit};
+    use bytemuck::cast;
+    use std::arch::x86_64::*;
+
+    /// Is made only where there is AVX2.
+    #[derive(Clone, Copy)]
+    pub(super) struct Avx2(());
+    /// Is made only where there is AVX-512 F and BW.
+    #[derive(Clone, Copy)]
+    pub(super) struct Avx512(());
+
+    impl Avx2 {
+        #[target_feature(enable = "avx2")]
+        pub(super) fn new() -> Self {
+            Self(())
+        }
+    }
+
+    impl Avx512 {
+        #[target_feature(enable = "avx512f,avx512bw")]
+        pub(super) fn new() -> Self {
+            Self(())
+        }
+    }
+
+    #[inline(always)]
+    fn add(to: &mut [i32], more: &[i32]) {
+        to.iter_mut().zip(more).for_each(|(to, more)| *to = to.wrapping_add(*more));
+    }
+
+    impl Unit for Any {
+        #[inline(always)]
+        fn nearest(self, x: [f32; LANES]) -> [i32; LANES] {
+            // SAFETY: every x86-64 has SSE2.
+            cast(cast::<_, [__m128; 4]>(x).map(|x| unsafe { _mm_cvtps_epi32(x) }))
+        }
+
+        #[inline(always)]
+        fn add_products(self, to: &mut [i32; LANES], a: [i32; LANES], b: [i32; LANES]) {
+            let (a, b): ([__m128i; 4], [__m128i; 4]) = (cast(a), cast(b));
+            for (i, (a, b)) in a.into_iter().zip(b).enumerate() {
+                // SAFETY: every x86-64 has SSE2.
+                add(&mut to[i % 2 * 4..], &cast::<_, [i32; 4]>(unsafe { _mm_madd_epi16(a, b) }));
+            }
+        }
+    }
+
+    impl Unit for Avx2 {
+        #[inline(always)]
+        fn nearest(self, x: [f32; LANES]) -> [i32; LANES] {
+            // SAFETY: `self` is where AVX2 is.
+            cast(cast::<_, [__m256; 2]>(x).map(|x| unsafe { _mm256_cvtps_epi32(x) }))
+        }
+
+        // All to the same lanes: 16 registers hold no more.
+        #[inline(always)]
+        fn add_products(self, to: &mut [i32; LANES], a: [i32; LANES], b: [i32; LANES]) {
+            let (a, b): ([__m256i; 2], [__m256i; 2]) = (cast(a), cast(b));
+            for (a, b) in a.into_iter().zip(b) {
+                // SAFETY: `self` is where AVX2 is.
+                add(to, &cast::<_, [i32; 8]>(unsafe { _mm256_madd_epi16(a, b) }));
+            }
+        }
+    }
+
+    impl Unit for Avx512 {
+        #[inline(always)]
+        fn nearest(self, x: [f32; LANES]) -> [i32; LANES] {
+            // SAFETY: `self` is where AVX-512 F is.
+            cast(unsafe { _mm512_cvtps_epi32(cast(x)) })
+        }
+
+        #[inline(always)]
+        fn add_products(self, to: &mut [i32; LANES], a: [i32; LANES], b: [i32; LANES]) {
+            // SAFETY: `self` is where AVX-512 BW is.
+            add(to, &cast::<_, [i32; LANES]>(unsafe { _mm512_madd_epi16(cast(a), cast(b)) }));
+        }
+    }
 }
 
 /// What becomes of one item is one item's affair.
@@ -118,19 +243,19 @@ pub(super) fn run<K: Kernel>(kernel: K) -> K::Output {
         SimdLevel::Avx2 => return unsafe { avx2(kernel) },
         SimdLevel::Baseline => {}
     }
-    kernel.run()
+    kernel.run_at(Any)
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")]
 fn avx512<K: Kernel>(kernel: K) -> K::Output {
-    kernel.run()
+    kernel.run_at(x86::Avx512::new())
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
 fn avx2<K: Kernel>(kernel: K) -> K::Output {
-    kernel.run()
+    kernel.run_at(x86::Avx2::new())
 }
 
 /// The memory that is asked for while a kernel looks at other memory, so many bytes ahead of it. The processor asks by itself, but not beyond a page of 4 KiB.
