@@ -385,11 +385,10 @@ impl Tally {
             {
                 self.elems += x.len() as u64;
                 for (unit, (loss, &s)) in losses.iter_mut().zip(scales).enumerate() {
-                    let (largest, sums) = self.room.units[unit];
-                    let mut sums = sums.map(i64::from);
-                    // Of the others, none fills 32 bits.
-                    sums[1] &= 0xffff_ffff;
-                    let sums = unit_sums(largest, sums, [0; WIDE_SUMS], s);
+                    let [abs, hh, ll, qq, hl, hq, lq, _] = self.room.sums[unit].map(i64::from);
+                    // None of the others fills 32 bits.
+                    let sums = [abs, hh & 0xffff_ffff, ll, qq, hl, hq, lq];
+                    let sums = unit_sums(self.room.most[unit], sums, [0; WIDE_SUMS], s);
                     self.adder.add(&sums, s.to_bits());
                     *loss = sums.loss(s.to_bits());
                 }
@@ -436,20 +435,15 @@ const TOGETHER: usize = 16;
 const MOST_ELEMS: usize = 4 * CHUNK;
 
 /// Room for what units that are taken together have of [`Lanes`], and for what that makes of each.
+#[derive(Default)]
 struct Room {
     largest: Aligned<[[i32; LANES]; TOGETHER]>,
-    sums: Aligned<[[[i32; LANES]; SUMS]; TOGETHER]>,
-    units: [(i32, [i32; SUMS]); TOGETHER],
-}
-
-impl Default for Room {
-    fn default() -> Self {
-        let (largest, sums) = (Aligned([[0; LANES]; TOGETHER]), Aligned([[[0; LANES]; SUMS]; TOGETHER]));
-        Self { largest, sums, units: [(0, [0; SUMS]); TOGETHER] }
-    }
+    most: [i32; TOGETHER],
+    sums: [[i32; SUMS + 1]; TOGETHER],
 }
 
 /// Where vectors lie in whole lines of a cache: they are read again at once.
+#[derive(Default)]
 #[repr(align(64))]
 struct Aligned<T>(T);
 
@@ -590,7 +584,7 @@ impl<T: Field, S: Fn(u32) -> i32> OwnSumsOfEach<'_, T, S> {
         let chunks = x.as_chunks::<CHUNK>().0.as_chunks::<CHUNKS>().0.iter();
         let units = chunks.zip(codes.as_chunks::<CHUNK>().0.as_chunks::<CHUNKS>().0).zip(scales);
         for (unit, (((x, codes), &s), (largest, sums))) in
-            units.zip(room.largest.0.iter_mut().zip(&mut room.sums.0)).enumerate()
+            units.zip(room.largest.0.iter_mut().zip(&mut room.sums)).enumerate()
         {
             let (z, grid) = (zero_points.get(unit).copied().unwrap_or(0), OwnGrid::of(s));
             let mut lanes = Lanes::default();
@@ -598,22 +592,20 @@ impl<T: Field, S: Fn(u32) -> i32> OwnSumsOfEach<'_, T, S> {
             for (x, codes) in x.iter().zip(codes) {
                 lanes.add::<false>(vector_unit, grid, x, steps_of(codes, steps));
             }
-            (*largest, *sums) = (lanes.largest, lanes.sums);
+            *largest = lanes.largest;
+            let [abs, hh, ll, qq, hl, hq, lq] = lanes.sums;
+            let all = Aligned([abs, hh, ll, qq, hl, hq, lq, [0; LANES]]);
+            let eights: Aligned<[i32; 64]> = halves(all.0.as_flattened(), i32::wrapping_add);
+            let fours: Aligned<[i32; 32]> = halves(&eights.0, i32::wrapping_add);
+            let twos: Aligned<[i32; 16]> = halves(&fours.0, i32::wrapping_add);
+            *sums = halves::<8>(&twos.0, i32::wrapping_add).0;
         }
         // What lanes make together is found by halves, of neighbours, of what neighbours make and so on, each a loop over all.
-        let largest: Aligned<[i32; 8 * TOGETHER]> = halves(room.largest.0.as_flattened(), i32::max);
-        let largest: Aligned<[i32; 4 * TOGETHER]> = halves(&largest.0, i32::max);
-        let largest: Aligned<[i32; 2 * TOGETHER]> = halves(&largest.0, i32::max);
-        let largest: Aligned<[i32; TOGETHER]> = halves(&largest.0, i32::max);
-        let sums = room.sums.0.as_flattened().as_flattened();
-        let sums: Aligned<[i32; 8 * SUMS * TOGETHER]> = halves(sums, i32::wrapping_add);
-        let sums: Aligned<[i32; 4 * SUMS * TOGETHER]> = halves(&sums.0, i32::wrapping_add);
-        let sums: Aligned<[i32; 2 * SUMS * TOGETHER]> = halves(&sums.0, i32::wrapping_add);
-        let sums: Aligned<[i32; SUMS * TOGETHER]> = halves(&sums.0, i32::wrapping_add);
-        for ((to, &largest), &sums) in room.units.iter_mut().zip(&largest.0).zip(sums.0.as_chunks().0) {
-            *to = (largest, sums);
-        }
-        largest.0[..scales.len()].iter().fold(true, |all, &size| all & (size < OwnGrid::MOST))
+        let eights: Aligned<[i32; 8 * TOGETHER]> = halves(room.largest.0.as_flattened(), i32::max);
+        let fours: Aligned<[i32; 4 * TOGETHER]> = halves(&eights.0, i32::max);
+        let twos: Aligned<[i32; 2 * TOGETHER]> = halves(&fours.0, i32::max);
+        room.most = halves(&twos.0, i32::max).0;
+        room.most[..scales.len()].iter().fold(true, |all, &size| all & (size < OwnGrid::MOST))
     }
 }
 
