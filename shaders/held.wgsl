@@ -16,6 +16,7 @@ var<private> hi: u32;
 var<private> lo: u32;           // UNCLIPPED: the complement of the least key, for what is not finite has the least ones
 var<private> doubt: u32;        // bit k: the invocation's k-th vector of four is to be visited slot by slot
 var<private> own: Recipe;
+var<private> most_key: u32;     // UNCLIPPED: of the upper end of the range, where the loss has to know it
 
 // Where an invocation's slots lie, and those of its unit.
 struct Piece { v: u32, slot: u32, unit: u32, is_first: bool }
@@ -52,6 +53,15 @@ fn quantize(
         begin_loss(tile, lane);
         share(lane, slot, exists);
     }
+    if (UNCLIPPED) { own.s = scale_of_magnitude(from_magnitude_key(hi), rule()); }
+    if (UNCLIPPED && FUSED) {
+        // Where a scale has few digits, the range may reach far beyond the codes. Seldom; a loop that is not entered costs
+        // nothing, see rows.
+        for (var few = exists && !is_quick(own.s); few; few = false) {
+            most_key = max(max(most_key_of(a, b), most_key_of(c, d)), max(most_key_of(e, f), most_key_of(g, h)));
+        }
+        if (!ALONE) { share_most(slot); }
+    }
     let unit = unit_of_slot(tile, slot);
     let piece = Piece(v, slot, unit, ALONE || slot * params.run == 32u * lane);
     if (exists) { hold(piece, a, b, c, d, e, f, g, h); }
@@ -70,21 +80,25 @@ fn slots_of(tile: u32) -> u32 {
 fn hold(
     piece: Piece, a: vec4<u32>, b: vec4<u32>, c: vec4<u32>, d: vec4<u32>, e: vec4<u32>, f: vec4<u32>, g: vec4<u32>, h: vec4<u32>,
 ) {
-    var s: u32;
     var z = 0;
     var known = 0u;             // of the unit's largest loss
     if (UNCLIPPED) {
-        s = scale_of_magnitude(from_magnitude_key(hi), rule());
-        unit_quick = inner_quick(s);
+        unit_quick = inner_quick(own.s);
+        for (var few = FUSED && !is_quick(own.s); few; few = false) {
+            // Where the lower end is not the larger one, the upper end is, and reaches farther in any case.
+            let least = SIGN | from_magnitude_key(hi);
+            known = reach(least, from_hi_key(most_key), recipe(own.s, z, params.qmin, params.qmax, false));
+        }
     } else {
         let most = from_hi_key(hi);
         let least = from_lo_key(lo);
-        s = scale_of(least, most, rule());
+        let s = scale_of(least, most, rule());
         z = zero_point_of(least, s, rule());
         own = recipe(s, z, params.qmin, params.qmax, CODE_BITS == 16u);
         unit_quick = quick(own);
         if (FUSED) { known = reach(least, most, own); }
     }
+    let s = own.s;
     if (piece.is_first) {
         scales[params.scales_at + piece.unit] = s;
         if (params.has_zero_point == 1u) { zero_points[params.zero_points_at + piece.unit] = z; }
@@ -121,10 +135,16 @@ fn fold(b: vec4<u32>) {
         hi = max(hi, max(max(keys.x, keys.y), max(keys.z, keys.w)));
         lo = max(lo, ~min(min(keys.x, keys.y), min(keys.z, keys.w)));
     } else {
-        hi = max(hi, max(max(hi_key(b.x), hi_key(b.y)), max(hi_key(b.z), hi_key(b.w))));
-        lo = max(lo, max(max(lo_key(b.x), lo_key(b.y)), max(lo_key(b.z), lo_key(b.w))));
+        hi = max(hi, greatest_hi_key(b));
+        lo = max(lo, greatest_lo_key(b));
     }
 }
+
+fn greatest_hi_key(b: vec4<u32>) -> u32 { return max(max(hi_key(b.x), hi_key(b.y)), max(hi_key(b.z), hi_key(b.w))); }
+
+fn greatest_lo_key(b: vec4<u32>) -> u32 { return max(max(lo_key(b.x), lo_key(b.y)), max(lo_key(b.z), lo_key(b.w))); }
+
+fn most_key_of(a: vec4<u32>, b: vec4<u32>) -> u32 { return max(greatest_hi_key(a), greatest_hi_key(b)); }
 
 // The keys of the unit that is an invocation's to all of its invocations.
 fn share(lane: u32, slot: u32, exists: bool) {
@@ -138,6 +158,13 @@ fn share(lane: u32, slot: u32, exists: bool) {
     workgroupBarrier();
     hi = atomicLoad(&unit_hi[slot]);
     lo = atomicLoad(&unit_lo[slot]);
+}
+
+// The same of the range's upper end. Nothing else is in unit_lo then.
+fn share_most(slot: u32) {
+    if (most_key != 0u) { atomicMax(&unit_lo[slot], most_key); }
+    workgroupBarrier();
+    most_key = atomicLoad(&unit_lo[slot]);
 }
 
 // The codes of the k-th vector, as packed.

@@ -18,7 +18,7 @@ var<private> cross_sum: vec2<u32>;
 var<private> on_own_grid: bool;     // whether the open unit's losses are summed by four where its codes are certain
 var<private> four_sums: FourSums;
 
-// What visit_four_loss adds up; fold_fours makes the sums of it. |D| is 2^12 h + l.
+// What visit_four_loss adds up; fold_fours makes the sums of it. D is 2^12 h + l, l from 0.
 struct FourSums { abs: u32, ll: u32, hl: u32, hh: u32, kk: u32, kl: u32, kh: u32 }
 
 // A tile that is quantized once sees few units; what is summed by its invocation alone needs no slot.
@@ -45,7 +45,7 @@ fn open_sums(s: u32, z: i32, largest: u32) {
     loss_s = s;
     loss_z = z;
     grid = grid_exp(s, largest);
-    on_own_grid = CODE_BITS < 16u && BLOCKS <= 32u && is_fine(s) && grid == parts(s).e - 1;
+    on_own_grid = CODE_BITS < 16u && BLOCKS <= 16u && is_fine(s) && grid == parts(s).e - 1;
     four_sums = FourSums();
     largest_x = 0u;
     largest_d = 0u;
@@ -87,27 +87,25 @@ fn visit_loss(b: u32, field: u32) {
 fn sums_by_four() -> bool { return on_own_grid; }
 
 // Four codes, if they are certain, on the scale's own grid; else nothing. Either side of zero gives the same |D| and Q D. Nothing overflows: a certain code's quotient lies at least 2^-16 of a step, 512 on the grid, within the halves, and
-// x' is off by 256 and x by 1/2 at most, so that |D| < ms < 2^24. So h and l are below 2^12 and k below 2^8, and of at most 256
-// elements an invocation's sums stay below 2^32, those with a sign below 2^31.
+// x' is off by 256 and x by 1/2 at most, so that |D| < ms < 2^24. So h is from -2^12, h and l are below 2^12 and k below 2^8, and
+// of at most 128 elements an invocation's sums stay below 2^32, those with a sign below 2^31.
 fn visit_four_loss(b: vec4<u32>, four: FourSteps, certain: bool) {
-    let keep = vec4<u32>(select(0u, 0xffffffffu, certain));
+    if (!certain) { return; }
     let a = b & vec4<u32>(MAGNITUDE);
-    let k = four.steps & keep;
+    let k = four.steps;
     let d = four_values_to_grid(k, loss_s) - four_to_grid(a, four.z, loss_s);
-    let neg = d >= vec4<u32>(SIGN);
-    let size = select(d, vec4<u32>() - d, neg) & keep;
-    let q = select(k, vec4<u32>() - k, neg);
-    let h = size >> vec4<u32>(12u);
-    let l = size & vec4<u32>(0xfffu);
+    let size = min(d, vec4<u32>() - d);
+    let h = bitcast<vec4<u32>>(bitcast<vec4<i32>>(d) >> vec4<u32>(12u));
+    let l = d & vec4<u32>(0xfffu);
     four_sums.abs += total(size);
     four_sums.ll += total(l * l);
     four_sums.hl += total(h * l);
     four_sums.hh += total(h * h);
     four_sums.kk += total(k * k);
-    four_sums.kl += total(q * l);
-    four_sums.kh += total(q * h);
+    four_sums.kl += total(k * l);
+    four_sums.kh += total(k * h);
     let zero = k == vec4<u32>();
-    let x = select(vec4<u32>(), a & keep, zero);
+    let x = select(vec4<u32>(), a, zero);
     let far = select(size, vec4<u32>(), zero);
     largest_x = max(largest_x, max(max(x.x, x.y), max(x.z, x.w)));
     largest_d = max(largest_d, max(max(far.x, far.y), max(far.z, far.w)));
@@ -119,10 +117,10 @@ fn fold_fours() {
     let f = four_sums;
     abs_sum = add_wide(abs_sum, vec2<u32>(f.abs, 0u));
     noise_sum = add_wide(noise_sum, vec2<u32>(f.ll, 0u));
-    noise_sum = add_wide(noise_sum, vec2<u32>(f.hl << 13u, f.hl >> 19u));
+    noise_sum = add_wide(noise_sum, vec2<u32>(f.hl << 13u, bitcast<u32>(bitcast<i32>(f.hl) >> 19u)));
     noise_sum = add_wide(noise_sum, vec2<u32>(f.hh << 24u, f.hh >> 8u));
     codes_sum = add_wide(codes_sum, vec2<u32>(f.kk, 0u));
-    cross_sum = add_wide(cross_sum, vec2<u32>(f.kl, sign_word(f.kl)));
+    cross_sum = add_wide(cross_sum, vec2<u32>(f.kl, 0u));
     cross_sum = add_wide(cross_sum, vec2<u32>(f.kh << 12u, bitcast<u32>(bitcast<i32>(f.kh) >> 20u)));
 }
 

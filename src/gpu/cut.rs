@@ -168,7 +168,7 @@ impl Gpu {
         }
         let tile_units = (most / run).min(if run == HELD_ELEMS { most } else { ONCE_UNITS });
         let tile_elems = tile_units * run;
-        let shape = Shape::Held { alone: run == HELD_ELEMS, unclipped: kernel.takes_unclipped() && params.unclipped() };
+        let shape = Shape::Held { alone: run == HELD_ELEMS, unclipped: params.unclipped() };
         // Where there is one unit, it is the first.
         let params = fours(&Params { tile_elems, tile_units, ..*params })?;
         Some((shape, Params { run, ..params }))

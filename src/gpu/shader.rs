@@ -593,12 +593,6 @@ impl Kernel {
         matches!(self, Self::QuantizeOnce | Self::QuantizeOnceLoss)
     }
 
-    /// Whether there is a form of it for units that their own scales clip nothing of. The loss wants both ends of the range:
-    /// where a scale has few digits they may lie far beyond the codes.
-    pub(super) fn takes_unclipped(self) -> bool {
-        self == Self::QuantizeOnce
-    }
-
     /// The chunks that there are forms of it for.
     fn shapes(self, codec: Codec) -> Vec<Shape> {
         let mut shapes = vec![];
@@ -612,8 +606,7 @@ impl Kernel {
             shapes.push(Shape::Several);
         }
         if self.may_hold() {
-            let unclipped = self.takes_unclipped() && codec.bits() < 16;
-            let exists = |shape: &Shape| unclipped || !matches!(shape, Shape::Held { unclipped: true, .. });
+            let exists = |shape: &Shape| codec.bits() < 16 || !matches!(shape, Shape::Held { unclipped: true, .. });
             shapes.extend(Shape::HELD.into_iter().filter(exists));
         }
         shapes
