@@ -167,16 +167,20 @@ pub(super) fn own_scales(scheme: Scheme) -> [Case; 2] {
         let mut bits = Vec::with_capacity(scales.len() * run);
         for (row, &s) in scales.iter().enumerate() {
             // Where a scale has few digits, rounding it takes the ends of the range far beyond the codes.
+            let s = if matches!(row % 16, 9 | 10) { 1 + row as u32 / 16 % 4 } else { s };
             let [value, next] = [s, s + 1].map(|bits| f64::from(f32::from_bits(bits)));
             let ulp = if next.is_finite() { next - value } else { 0.0 };
             let unrounded = value + [0.0, 0.45, -0.45][row % 3] * ulp;
-            let amax = ((unrounded * f64::from(scheme.divisor())) as f32).min(f32::MAX).to_bits();
+            let amax = ((unrounded * f64::from(scheme.divisor())) as f32).min(f32::MAX);
+            // Of every second unit one end of the range lies far from the other's negative.
+            let others = if row % 2 == 0 { amax } else { amax / 2.0 }.to_bits();
+            let amax = amax.to_bits();
             bits.extend((0..run).map(|i| match i {
                 _ if i == row % run => amax | (rng.next_u32() & SIGN),
                 _ if row % 16 == 5 && i % 8 == 3 => special(&mut rng, row + i),
                 _ => {
                     let near = near_halfway(&mut rng, scheme, (s, 0), row + i);
-                    (near & !SIGN).min(amax) | (near & SIGN)
+                    (near & !SIGN).min(others) | (near & SIGN)
                 }
             }));
         }
