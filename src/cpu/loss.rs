@@ -796,7 +796,7 @@ mod tests {
     use crate::cpu::quantize;
     use crate::layout::Granularity::{self, Channel, Group};
     use crate::quantized::{LossDetail, Spec};
-    use crate::scheme::{CodeType, Scheme};
+    use crate::scheme::Scheme;
     use crate::test_data::{KINDS, Rng, data, edge_bits};
     use approx::assert_relative_eq;
 

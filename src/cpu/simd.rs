@@ -1,7 +1,7 @@
 //! Kernels are plain loops, compiled once for each vector unit; which one runs is found out on the machine.
 //!
-//! This is all of the CPU path's `unsafe`: that a function compiled for a vector unit runs only where there is one, and two
-//! instructions of x86 for memory. No level changes a bit: vector units add, multiply and divide as IEEE says, lane by
+//! This is all of the CPU path's `unsafe`: that a function compiled for a vector unit runs only where there is one, and the
+//! instructions of x86 that no loop becomes: two for memory, two for [`Unit`]. No level changes a bit: vector units add, multiply and divide as IEEE says, lane by
 //! lane, and Rust never fuses two operations.
 
 use bytemuck::Pod;
@@ -110,11 +110,18 @@ pub(super) trait Unit: Copy {
 }
 
 /// What every machine has.
-#[derive(Clone, Copy)]
-pub(super) struct Any;
-
 #[cfg(not(target_arch = "x86_64"))]
-impl Unit for Any {
+pub(super) use Plain as Any;
+#[cfg(target_arch = "x86_64")]
+pub(super) use x86::Any;
+
+/// What every machine has, said in loops.
+#[cfg(any(test, not(target_arch = "x86_64")))]
+#[derive(Clone, Copy)]
+pub(super) struct Plain;
+
+#[cfg(any(test, not(target_arch = "x86_64")))]
+impl Unit for Plain {
     #[inline(always)]
     fn nearest(self, x: [f32; LANES]) -> [i32; LANES] {
         x.map(|x| x.round_ties_even() as i32)
@@ -133,10 +140,13 @@ impl Unit for Any {
 mod x86 {
     #![allow(unsafe_code, reason = "a caller without a vector unit's feature cannot call what has it in safe code")]
 
-    use super::{Any, LANES, Unit};
+    use super::{LANES, Unit};
     use bytemuck::cast;
     use std::arch::x86_64::*;
 
+    /// SSE2, which every x86-64 has.
+    #[derive(Clone, Copy)]
+    pub(in super::super) struct Any;
     /// Is made only where there is AVX2.
     #[derive(Clone, Copy)]
     pub(super) struct Avx2(());
@@ -166,7 +176,7 @@ mod x86 {
     impl Unit for Any {
         #[inline(always)]
         fn nearest(self, x: [f32; LANES]) -> [i32; LANES] {
-            // SAFETY: every x86-64 has SSE2.
+            // SAFETY: SSE2 is everywhere.
             cast(cast::<_, [__m128; 4]>(x).map(|x| unsafe { _mm_cvtps_epi32(x) }))
         }
 
@@ -174,7 +184,7 @@ mod x86 {
         fn add_products(self, to: &mut [i32; LANES], a: [i32; LANES], b: [i32; LANES]) {
             let (a, b): ([__m128i; 4], [__m128i; 4]) = (cast(a), cast(b));
             for (i, (a, b)) in a.into_iter().zip(b).enumerate() {
-                // SAFETY: every x86-64 has SSE2.
+                // SAFETY: SSE2 is everywhere.
                 add(&mut to[i % 2 * 4..], &cast::<_, [i32; 4]>(unsafe { _mm_madd_epi16(a, b) }));
             }
         }
@@ -483,6 +493,39 @@ pub(super) fn for_each_level(mut check: impl FnMut(SimdLevel)) {
 mod tests {
     use super::*;
     use crate::test_data::Rng;
+
+    #[test]
+    fn every_vector_unit_rounds_and_multiplies_as_loops_say() {
+        #[derive(Clone, Copy)]
+        struct Of([f32; LANES], [[i32; LANES]; 2]);
+        impl Kernel for Of {
+            type Output = ([i32; LANES], i32);
+
+            #[inline(always)]
+            fn run(self) -> Self::Output {
+                self.run_at(Any)
+            }
+
+            #[inline(always)]
+            fn run_at(self, unit: impl Unit) -> Self::Output {
+                let (Self(x, [a, b]), mut products) = (self, [1; LANES]);
+                unit.add_products(&mut products, a, b);
+                (unit.nearest(x), products.into_iter().fold(0, i32::wrapping_add))
+            }
+        }
+        for_each_level(|level| {
+            let mut rng = Rng::new(45);
+            for _ in 0..10_000 {
+                // Halves, and any of less than 31 bits.
+                let x = std::array::from_fn(|i| match i % 2 {
+                    0 => (rng.next_u32().cast_signed() >> 7) as f32 / 2.0,
+                    _ => f32::from_bits((rng.next_u32() % (157 << 23)) | (rng.next_u32() & (1 << 31))),
+                });
+                let of = Of(x, [0; 2].map(|_| [0; LANES].map(|_| rng.next_u32().cast_signed())));
+                assert_eq!(run(of), of.run_at(Plain), "{level} {x:?}");
+            }
+        });
+    }
 
     #[test]
     fn what_goes_past_the_caches_is_what_was_made_wherever_it_begins_and_ends() {
