@@ -7,8 +7,8 @@
 
 Every case runs once a round, in a random order, so that a slow moment of the machine falls on all alike; time is divided by
 that of the copy in the same round. What is not installed is left out and named. `--ggml` is a folder with ggml's shared
-libraries (those in the wheel of pywhispercpp do). All take as many threads as `--threads` says, ONNX Runtime without
-spinning, candle one, as it has no more. With `--outputs reused` (the default) freed memory stays in the process, for
+libraries (those in the wheel of pywhispercpp do). All take as many threads as `--threads` says, candle one, as it has no
+more. None spins while it waits, for that takes a core from whoever comes next; `OMP_WAIT_POLICY=active` lets PyTorch. With `--outputs reused` (the default) freed memory stays in the process, for
 every library that takes its memory from malloc; with `--outputs fresh` each output is new to the process, as it is where
 nothing is set. Codes are compared before anything is timed: `off` counts those that differ from `rne(x / s)`.
 """
@@ -46,6 +46,7 @@ STARTED = time.perf_counter()
 
 for variable in ["RAYON_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"]:
     os.environ[variable] = str(args.threads)
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 if args.outputs == "reused":
     # glibc's: one arena, no mappings, nothing given back.
     M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8

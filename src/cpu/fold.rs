@@ -226,6 +226,12 @@ pub(super) fn recycled<T: Clone + Default>(mut vec: Vec<T>, n: usize) -> Vec<T> 
     vec
 }
 
+/// Runs what has several parallel parts: where the pool's threads are to work, on one of them, so that none falls asleep
+/// between two parts and is woken for each.
+pub(super) fn together<T: Send>(units: RangeUnits, run: impl FnOnce() -> T + Send) -> T {
+    if units.elems() > TASK_ELEMS { rayon::scope(|_| run()) } else { run() }
+}
+
 /// Fills `out` in parallel by `fill(first, values)`, `task_len` values at a time.
 pub(super) fn map_tasks<T: Send>(out: &mut [T], task_len: usize, fill: impl Fn(usize, &mut [T]) + Sync) {
     out.par_chunks_mut(task_len).enumerate().for_each(|(task, out)| fill(task * task_len, out));

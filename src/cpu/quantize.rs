@@ -2,7 +2,7 @@
 
 use super::code::{Coder, Field, Made};
 use super::fold::{
-    BLOCK_ELEMS, FEW_ELEMS, Run, Slots, Spread, Values, backwards, blocks_of, recycled, runs, task_elems,
+    BLOCK_ELEMS, FEW_ELEMS, Run, Slots, Spread, Values, backwards, blocks_of, recycled, runs, task_elems, together,
 };
 use super::loss::{self, loss};
 use super::min_max::{PREFETCH_BYTES, Part, parts};
@@ -84,6 +84,10 @@ pub fn quantize(x: Tensor<'_>, spec: &Spec) -> Result<QuantizeOutput> {
 /// ```
 pub fn quantize_into(x: Tensor<'_>, spec: &Spec, out: &mut QuantizeOutput) -> Result<()> {
     let units = spec.units(x.shape())?;
+    together(units, || quantize_units(x, spec, units, out))
+}
+
+fn quantize_units(x: Tensor<'_>, spec: &Spec, units: RangeUnits, out: &mut QuantizeOutput) -> Result<()> {
     let mut to = Room::new(x, spec, out)?;
     let bits = spec.scheme.code().bits();
     let (counts, sums) = match stretch(units, x.row_elems(), bits) {
