@@ -877,6 +877,36 @@ mod tests {
     }
 
     #[test]
+    fn sums_of_the_largest_losses_of_all_elements_overflow_nowhere() {
+        // All are just below half a step, which is 2^24 steps of the grid: products fill a lane's 32 bits.
+        let s = f32::from_bits(0x3f80_0000 - 1);
+        simd::for_each_level(|_| {
+            for scheme in [Scheme::INT8_ABSMAX, Scheme::UINT8_AFFINE, Scheme::INT16_ABSMAX] {
+                for sign in [1.0, -1.0] {
+                    let end = if sign < 0.0 { -scheme.qmin() } else { scheme.qmax() };
+                    let x = [(end as f32 + 0.5) * sign * s; SUM_ELEMS].map(|x| f32::from_bits(x.to_bits() - 1));
+                    let (n, shape) = (x.len(), [x.len()]);
+                    let zero_points = if scheme.has_zero_point() { vec![0] } else { vec![] };
+                    for (granularity, units) in [(Granularity::Tensor, 1), (Group(32), n / 32), (Group(128), n / 128)] {
+                        let (scales, zero_points) = (vec![s; units], zero_points.repeat(units));
+                        let tensor = Tensor::new(&x, &shape).unwrap();
+                        let spec = Spec::new(scheme).per(granularity).loss(LossDetail::Summary);
+                        let found = crate::cpu::quantize_with_scales(tensor, &spec, &scales, &zero_points).unwrap();
+                        let codes = found.tensor.codes().to_vec();
+                        let q =
+                            Quantized::from_parts(scheme, granularity, vec![n], codes, scales, zero_points).unwrap();
+                        let one = (crate::cpu::dequantize(&q).unwrap()[0] - x[0]).abs();
+                        let summary = found.loss.unwrap().summary();
+                        assert_eq!(summary.max_abs_error, Some(one), "{scheme} {granularity} {sign}");
+                        assert_eq!(summary.mean_abs_error, Some(one.into()), "{scheme} {granularity} {sign}");
+                        assert_eq!(summary.mse, Some(f64::from(one).powi(2)), "{scheme} {granularity} {sign}");
+                    }
+                }
+            }
+        });
+    }
+
+    #[test]
     fn plain_and_exact_sums_agree_over_all_schemes() {
         for &scheme in Scheme::ALL {
             for (i, kind) in KINDS.iter().enumerate() {
