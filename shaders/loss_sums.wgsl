@@ -86,9 +86,10 @@ fn visit_loss(b: u32, field: u32) {
 
 fn sums_by_four() -> bool { return on_own_grid; }
 
-// Four codes, if they are certain, on the scale's own grid; else nothing. Either side of zero gives the same |D| and Q D. Nothing overflows: a certain code's quotient lies at least 2^-16 of a step, 512 on the grid, within the halves, and
-// x' is off by 256 and x by 1/2 at most, so that |D| < ms < 2^24. So h is from -2^12, h and l are below 2^12 and k below 2^8, and
-// of at most 128 elements an invocation's sums stay below 2^32, those with a sign below 2^31.
+// Four codes, if they are certain, on the scale's own grid; else nothing. Either side of zero gives the same |D| and Q D.
+// Nothing overflows: a certain code's quotient lies at least 2^-16 of a step, 512 on the grid, within the halves, and x' is off
+// by 256 and x by 1/2 at most, so that |D| < ms < 2^24. So h is from -2^12, h and l are below 2^12 and k below 2^8, and of at most
+// 128 elements an invocation's sums stay below 2^32, those with a sign below 2^31.
 fn visit_four_loss(b: vec4<u32>, four: FourSteps, certain: bool) {
     if (!certain) { return; }
     let a = b & vec4<u32>(MAGNITUDE);

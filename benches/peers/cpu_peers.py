@@ -8,9 +8,10 @@
 Every case runs once a round, in a random order, so that a slow moment of the machine falls on all alike; time is divided by
 that of the copy in the same round. What is not installed is left out and named. `--ggml` is a folder with ggml's shared
 libraries (those in the wheel of pywhispercpp do). All take as many threads as `--threads` says, candle one, as it has no
-more. None spins while it waits, for that takes a core from whoever comes next; `OMP_WAIT_POLICY=active` lets PyTorch. With `--outputs reused` (the default) freed memory stays in the process, for
-every library that takes its memory from malloc; with `--outputs fresh` each output is new to the process, as it is where
-nothing is set. Codes are compared before anything is timed: `off` counts those that differ from `rne(x / s)`.
+more. None spins while it waits, for that takes a core from whoever comes next; `OMP_WAIT_POLICY=active` lets PyTorch. With
+`--outputs reused` (the default) freed memory stays in the process, for every library that takes its memory from malloc; with
+`--outputs fresh` each output is new to the process, as it is where nothing is set. Codes are compared before anything is
+timed: `off` counts those that differ from `rne(x / s)`.
 """
 
 import argparse

@@ -193,7 +193,7 @@ impl Kernel for AbsErrors<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run(self) {
+    fn run(self, _: impl Unit) {
         let all = self.errors.iter_mut().zip(self.x).zip(self.out);
         if self.ieee {
             all.for_each(|((to, x), out)| {
@@ -380,7 +380,6 @@ impl Tally {
             if is_whole
                 && size_of::<T>() == 1
                 && unit_elems.is_multiple_of(CHUNK)
-                && unit_elems <= MOST_ELEMS
                 && simd::run(OwnSumsOfEach { x, codes, steps, chunks, scales, zero_points, room })
             {
                 self.elems += x.len() as u64;
@@ -431,8 +430,6 @@ impl<T: Field> Adding<T> {
 
 /// Units whose sums are computed together.
 const TOGETHER: usize = 16;
-/// The sums of such a unit fit in 32 bits, as a lane's of [`Lanes`] do.
-const MOST_ELEMS: usize = 4 * CHUNK;
 
 /// Room for what units that are taken together have of [`Lanes`], and for what that makes of each.
 #[derive(Default)]
@@ -558,18 +555,14 @@ impl<T: Field, S: Fn(u32) -> i32> Kernel for OwnSumsOfEach<'_, T, S> {
     type Output = bool;
 
     #[inline(always)]
-    fn run(self) -> bool {
-        self.run_at(simd::Any)
-    }
-
-    #[inline(always)]
-    fn run_at(self, vector_unit: impl Unit) -> bool {
-        // A length that the compiler knows is a loop less for each unit.
+    fn run(self, vector_unit: impl Unit) -> bool {
+        // A length that the compiler knows is a loop less for each unit. Of more, a unit's sums do not fit in 32 bits.
         match self.chunks {
             1 => self.sums::<1>(vector_unit),
             2 => self.sums::<2>(vector_unit),
+            3 => self.sums::<3>(vector_unit),
             4 => self.sums::<4>(vector_unit),
-            _ => self.sums::<3>(vector_unit),
+            _ => false,
         }
     }
 }
@@ -671,12 +664,7 @@ impl<T: Field, S: Fn(u32) -> i32> Kernel for OwnSums<'_, T, S> {
     type Output = Lanes;
 
     #[inline(always)]
-    fn run(self) -> Lanes {
-        self.run_at(simd::Any)
-    }
-
-    #[inline(always)]
-    fn run_at(self, unit: impl Unit) -> Lanes {
+    fn run(self, unit: impl Unit) -> Lanes {
         if size_of::<T>() > 1 { self.sums::<true>(unit) } else { self.sums::<false>(unit) }
     }
 }
@@ -715,7 +703,7 @@ impl Kernel for Together<'_> {
     type Output = Option<UnitSums>;
 
     #[inline(always)]
-    fn run(self) -> Option<UnitSums> {
+    fn run(self, _: impl Unit) -> Option<UnitSums> {
         let Self { lanes: Lanes { largest, sums, wide_sums }, wide, s } = self;
         let largest = largest.iter().fold(0, |most, &size| size.max(most));
         if largest >= OwnGrid::MOST {
@@ -747,7 +735,7 @@ impl Kernel for AnySums<'_> {
 
     // A loop without branches or signed products, so that it becomes one of vectors.
     #[inline(always)]
-    fn run(self) -> Part {
+    fn run(self, _: impl Unit) -> Part {
         let Self { x, steps, out, g, ieee } = self;
         // The step is a power of two, so that quotients by it are exact before they are rounded.
         let per_step = power(-g);
@@ -878,30 +866,34 @@ mod tests {
 
     #[test]
     fn sums_of_the_largest_losses_of_all_elements_overflow_nowhere() {
-        // All are just below half a step, which is 2^24 steps of the grid: products fill a lane's 32 bits.
+        // All are half a step or just below it, which is nearly 2^24 steps of the grid: products fill a lane's 32 bits.
         let s = f32::from_bits(0x3f80_0000 - 1);
+        let check = |x: &[f32], spec: &Spec, scales: Option<&[f32]>| {
+            let tensor = Tensor::new(x, &[SUM_ELEMS]).unwrap();
+            let zero_points = if spec.scheme.has_zero_point() { &[0][..] } else { &[] };
+            let found = match scales {
+                Some(scales) => crate::cpu::quantize_with_scales(tensor, spec, scales, zero_points),
+                None => quantize(tensor, spec),
+            };
+            let found = found.unwrap();
+            let one = (crate::cpu::dequantize(&found.tensor).unwrap()[0] - x[0]).abs();
+            let (summary, what) = (found.loss.unwrap().summary(), format!("{} {}", spec.scheme, x[0]));
+            assert_eq!(summary.max_abs_error, Some(one), "{what}");
+            assert_eq!(summary.mean_abs_error, Some(one.into()), "{what}");
+            assert_eq!(summary.mse, Some(f64::from(one).powi(2)), "{what}");
+        };
         simd::for_each_level(|_| {
             for scheme in [Scheme::INT8_ABSMAX, Scheme::UINT8_AFFINE, Scheme::INT16_ABSMAX] {
-                for sign in [1.0, -1.0] {
-                    let end = if sign < 0.0 { -scheme.qmin() } else { scheme.qmax() };
-                    let x = [(end as f32 + 0.5) * sign * s; SUM_ELEMS].map(|x| f32::from_bits(x.to_bits() - 1));
-                    let (n, shape) = (x.len(), [x.len()]);
-                    let zero_points = if scheme.has_zero_point() { vec![0] } else { vec![] };
-                    for (granularity, units) in [(Granularity::Tensor, 1), (Group(32), n / 32), (Group(128), n / 128)] {
-                        let (scales, zero_points) = (vec![s; units], zero_points.repeat(units));
-                        let tensor = Tensor::new(&x, &shape).unwrap();
-                        let spec = Spec::new(scheme).per(granularity).loss(LossDetail::Summary);
-                        let found = crate::cpu::quantize_with_scales(tensor, &spec, &scales, &zero_points).unwrap();
-                        let codes = found.tensor.codes().to_vec();
-                        let q =
-                            Quantized::from_parts(scheme, granularity, vec![n], codes, scales, zero_points).unwrap();
-                        let one = (crate::cpu::dequantize(&q).unwrap()[0] - x[0]).abs();
-                        let summary = found.loss.unwrap().summary();
-                        assert_eq!(summary.max_abs_error, Some(one), "{scheme} {granularity} {sign}");
-                        assert_eq!(summary.mean_abs_error, Some(one.into()), "{scheme} {granularity} {sign}");
-                        assert_eq!(summary.mse, Some(f64::from(one).powi(2)), "{scheme} {granularity} {sign}");
-                    }
+                let spec = Spec::new(scheme).loss(LossDetail::Summary);
+                for end in [scheme.qmax() as f32 + 0.5, scheme.qmin() as f32 - 0.5] {
+                    check(&[f32::from_bits((end * s).to_bits() - 1); SUM_ELEMS], &spec, Some(&[s]));
                 }
+            }
+            // Of each unit's own scale the largest value is half a step beyond the last code, here 2^24 - 1000 on the grid.
+            let s = f32::from_bits(0x3f80_0000 - 1000);
+            let spec = Spec::new(Scheme::CT_INT8).loss(LossDetail::Summary);
+            for per in [32, 64, 128] {
+                check(&[127.5 * s; SUM_ELEMS], &spec.per(Group(per)), None);
             }
         });
     }

@@ -2,7 +2,7 @@
 
 use super::float_env;
 use super::fold::{BLOCK_ELEMS, FEW_ELEMS, TASK_ELEMS, Values, blocks, fold_units, runs};
-use super::simd::{self, Ask, Kernel};
+use super::simd::{self, Ask, Kernel, Unit};
 use crate::error::Result;
 use crate::exact::float::{from_hi_key, from_lo_key, hi_key, lo_key};
 use crate::layout::{Granularity, RangeUnits};
@@ -149,7 +149,7 @@ impl Kernel for ColumnEnds<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run(self) {
+    fn run(self, _: impl Unit) {
         let ends = self.x.iter().zip(self.lo).zip(self.hi);
         for (((&v, lo), hi), (nan, inf)) in ends.zip(self.nan.iter_mut().zip(self.inf)) {
             let finite = v.abs() < f32::INFINITY;
@@ -174,7 +174,7 @@ impl Kernel for Ends<'_> {
     type Output = Part;
 
     #[inline(always)]
-    fn run(self) -> Part {
+    fn run(self, _: impl Unit) -> Part {
         // Independent lanes, so that several vectors are in flight.
         const LANES: usize = 32;
         let (mut lo, mut hi, mut nan) = ([f32::INFINITY; LANES], [f32::NEG_INFINITY; LANES], [0u32; LANES]);

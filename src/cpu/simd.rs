@@ -1,8 +1,8 @@
 //! Kernels are plain loops, compiled once for each vector unit; which one runs is found out on the machine.
 //!
 //! This is all of the CPU path's `unsafe`: that a function compiled for a vector unit runs only where there is one, and the
-//! instructions of x86 that no loop becomes: two for memory, two for [`Unit`]. No level changes a bit: vector units add, multiply and divide as IEEE says, lane by
-//! lane, and Rust never fuses two operations.
+//! instructions of x86 that no loop becomes: two for memory, two for [`Unit`]. No level changes a bit: vector units add,
+//! multiply and divide as IEEE says, lane by lane, and Rust never fuses two operations.
 
 use bytemuck::Pod;
 use std::fmt;
@@ -84,17 +84,9 @@ pub fn limit_simd_level(at_most: SimdLevel) {
 pub(super) trait Kernel {
     type Output;
 
-    /// To be `#[inline(always)]`, as all that it calls in its loop: only what is inlined is compiled for the level.
-    fn run(self) -> Self::Output;
-
-    /// The same, where a loop does not say all that a vector unit can do.
-    #[inline(always)]
-    fn run_at(self, _: impl Unit) -> Self::Output
-    where
-        Self: Sized,
-    {
-        self.run()
-    }
+    /// To be `#[inline(always)]`, as all that it calls in its loop: only what is inlined is compiled for the level. The unit is
+    /// for what a loop does not say.
+    fn run(self, unit: impl Unit) -> Self::Output;
 }
 
 /// 32-bit lanes in which a [`Unit`] computes; each holds one number, or two of 16 bits.
@@ -102,7 +94,8 @@ pub(super) const LANES: usize = 16;
 
 /// What vector units can do and compilers do not see in loops. Whoever holds one runs where it is.
 pub(super) trait Unit: Copy {
-    /// The whole numbers nearest to floats, ties to even; any number in place of those that 32 bits do not hold.
+    /// The whole numbers nearest to floats, ties to even where the thread's floats are IEEE's; any number in place of those that
+    /// 32 bits do not hold.
     fn nearest(self, x: [f32; LANES]) -> [i32; LANES];
 
     /// Adds `a b` of all numbers of 16 bits, at most four to a lane: what the lanes make together is what is told.
@@ -234,7 +227,7 @@ impl<A: Copy, B, F: Fn(A) -> B> Kernel for Map<'_, A, B, F> {
     type Output = ();
 
     #[inline(always)]
-    fn run(self) {
+    fn run(self, _: impl Unit) {
         for (to, &from) in self.to.iter_mut().zip(self.from) {
             *to = (self.f)(from);
         }
@@ -253,19 +246,19 @@ pub(super) fn run<K: Kernel>(kernel: K) -> K::Output {
         SimdLevel::Avx2 => return unsafe { avx2(kernel) },
         SimdLevel::Baseline => {}
     }
-    kernel.run_at(Any)
+    kernel.run(Any)
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")]
 fn avx512<K: Kernel>(kernel: K) -> K::Output {
-    kernel.run_at(x86::Avx512::new())
+    kernel.run(x86::Avx512::new())
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
 fn avx2<K: Kernel>(kernel: K) -> K::Output {
-    kernel.run_at(x86::Avx2::new())
+    kernel.run(x86::Avx2::new())
 }
 
 /// The memory that is asked for while a kernel looks at other memory, so many bytes ahead of it. The processor asks by itself, but not beyond a page of 4 KiB.
@@ -502,12 +495,7 @@ mod tests {
             type Output = ([i32; LANES], i32);
 
             #[inline(always)]
-            fn run(self) -> Self::Output {
-                self.run_at(Any)
-            }
-
-            #[inline(always)]
-            fn run_at(self, unit: impl Unit) -> Self::Output {
+            fn run(self, unit: impl Unit) -> Self::Output {
                 let (Self(x, [a, b]), mut products) = (self, [1; LANES]);
                 unit.add_products(&mut products, a, b);
                 (unit.nearest(x), products.into_iter().fold(0, i32::wrapping_add))
@@ -522,7 +510,7 @@ mod tests {
                     _ => f32::from_bits((rng.next_u32() % (157 << 23)) | (rng.next_u32() & (1 << 31))),
                 });
                 let of = Of(x, [0; 2].map(|_| [0; LANES].map(|_| rng.next_u32().cast_signed())));
-                assert_eq!(run(of), of.run_at(Plain), "{level} {x:?}");
+                assert_eq!(run(of), of.run(Plain), "{level} {x:?}");
             }
         });
     }

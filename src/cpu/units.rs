@@ -6,7 +6,7 @@ use super::fold::{BLOCK_ELEMS, FEW_ELEMS, TASK_ELEMS, Values, blocks, blocks_of,
 use super::loss;
 use super::min_max::Part;
 use super::scale::{plain_scales, plain_zero_points, scale_and_zero_point};
-use super::simd::{self, Ask, Kernel, Output};
+use super::simd::{self, Ask, Kernel, Output, Unit};
 use crate::layout::RangeUnits;
 use crate::loss::UnitLoss;
 use crate::quantized::{Counts, Spec};
@@ -209,7 +209,7 @@ impl<T: Made> Kernel for Few<'_, T> {
     type Output = Counts;
 
     #[inline(always)]
-    fn run(self) -> Counts {
+    fn run(self, _: impl Unit) -> Counts {
         match self.unit_elems {
             32 => self.each::<32>(),
             64 => self.each::<64>(),

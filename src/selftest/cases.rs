@@ -166,7 +166,7 @@ pub(super) fn own_scales(scheme: Scheme) -> [Case; 2] {
     [32, 96].map(|run: usize| {
         let mut bits = Vec::with_capacity(scales.len() * run);
         for (row, &s) in scales.iter().enumerate() {
-            // Where a scale has few digits, rounding it takes the ends of the range far beyond the codes.
+            // Where a scale has few digits, as here each eighth has, rounding it takes the ends of the range far beyond the codes.
             let s = if matches!(row % 16, 9 | 10) { 1 + row as u32 / 16 % 4 } else { s };
             let [value, next] = [s, s + 1].map(|bits| f64::from(f32::from_bits(bits)));
             let ulp = if next.is_finite() { next - value } else { 0.0 };
