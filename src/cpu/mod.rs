@@ -18,6 +18,7 @@ mod loss;
 mod min_max;
 mod nibble;
 mod observe;
+mod own_grid;
 mod quantize;
 mod scale;
 mod simd;
