@@ -319,7 +319,7 @@ impl<'a> Scaling<'a> {
                 let ieee = float_env::is_ieee_default();
                 (*s, *z) = scale_and_zero_point(part.range(), scheme, ieee);
                 let coder = Coder { scheme, saturate: false, s: *s, z: *z, ieee };
-                part.is_finite() && coder.holds(part.range())
+                part.is_finite() && coder.is_ordinary(part.range())
             })
             .collect();
         if !scheme.has_zero_point() {
@@ -396,7 +396,7 @@ impl<'a> Scaling<'a> {
                 } else {
                     let [ask, ask_again] = Ask::halves(4 * block_elems);
                     let part = Part::of(x, true, ask);
-                    (part.is_finite() && coder.holds(part.range()), ask_again)
+                    (part.is_finite() && coder.is_ordinary(part.range()), ask_again)
                 };
                 out.write(block.start - first..block.end - first, |out| {
                     if ordinary {

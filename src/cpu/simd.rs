@@ -100,6 +100,36 @@ pub(super) trait Unit: Copy {
 
     /// Adds `a b` of all numbers of 16 bits, at most four to a lane: what the lanes make together is what is told.
     fn add_products(self, to: &mut [i32; LANES], a: [i32; LANES], b: [i32; LANES]);
+
+    /// `x / s`, rounded once, where `per_s` is `1 / s`, rounded once, `s` [`is_divisor`] and `x / s` is below 2^24. Of what is
+    /// below a quarter it may be the last place off, and lack 0's sign.
+    ///
+    /// Two fused multiplications make the quotient of the product `x per_s`, at a fraction of a division's cost. In last places
+    /// of the quotient, `S` being the digits of `s` as a whole number: the product is less than 1 1/2 off. What is then added
+    /// misses the rest by at most `S / 2^48` of it, and where that is above 1, and may have more than 24 digits, by `1 / S` more.
+    /// From the midpoints half a place away a quotient is at least `1 / 2S`, more than is missed there, `S / 2^49`. Of those 1 1/2
+    /// away it stays clear by 4.5 / 2^24, more than the 3.1 / 2^24 that are missed; but where the digits of `s` are all ones by
+    /// half of that, and of these a test takes every `x`.
+    #[inline(always)]
+    fn quotient(self, x: f32, s: f32, per_s: f32) -> f32 {
+        let _ = per_s;
+        x / s
+    }
+}
+
+/// Whether [`Unit::quotient`] divides by this: no digit of what comes on the way is below the least float's, and nothing is
+/// beyond the largest.
+#[inline(always)]
+pub(super) fn is_divisor(s: f32) -> bool {
+    (2f32.powi(-90)..=2f32.powi(90)).contains(&s)
+}
+
+/// [`Unit::quotient`] where `mul_add` is an instruction.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn fused_quotient(x: f32, s: f32, per_s: f32) -> f32 {
+    let near = x * per_s;
+    (-near).mul_add(s, x).mul_add(per_s, near)
 }
 
 /// What every machine has.
@@ -185,6 +215,11 @@ mod x86 {
 
     impl Unit for Avx2 {
         #[inline(always)]
+        fn quotient(self, x: f32, s: f32, per_s: f32) -> f32 {
+            super::fused_quotient(x, s, per_s)
+        }
+
+        #[inline(always)]
         fn nearest(self, x: [f32; LANES]) -> [i32; LANES] {
             // SAFETY: `self` is where AVX2 is.
             cast(cast::<_, [__m256; 2]>(x).map(|x| unsafe { _mm256_cvtps_epi32(x) }))
@@ -202,6 +237,11 @@ mod x86 {
     }
 
     impl Unit for Avx512 {
+        #[inline(always)]
+        fn quotient(self, x: f32, s: f32, per_s: f32) -> f32 {
+            super::fused_quotient(x, s, per_s)
+        }
+
         #[inline(always)]
         fn nearest(self, x: [f32; LANES]) -> [i32; LANES] {
             // SAFETY: `self` is where AVX-512 F is.
@@ -511,6 +551,62 @@ mod tests {
                 });
                 let of = Of(x, [0; 2].map(|_| [0; LANES].map(|_| rng.next_u32().cast_signed())));
                 assert_eq!(run(of), of.run(Plain), "{level} {x:?}");
+            }
+        });
+    }
+
+    #[test]
+    fn quotients_are_those_of_divisions_at_every_level() {
+        struct All<'a>(&'a [f32], f32, &'a mut [f32]);
+        impl Kernel for All<'_> {
+            type Output = ();
+
+            #[inline(always)]
+            fn run(self, unit: impl Unit) {
+                let Self(x, s, out) = self;
+                let per_s = 1.0 / s;
+                x.iter().zip(out).for_each(|(&x, out)| *out = unit.quotient(x, s, per_s));
+            }
+        }
+        let check = |x: &[f32], s: f32| {
+            let mut found = vec![0.0; x.len()];
+            run(All(x, s, &mut found));
+            for (&x, found) in x.iter().zip(found) {
+                let q = x / s;
+                let equal = found.to_bits() == q.to_bits();
+                assert!(equal || q.abs() < 0.25 && (found - q).abs() <= 2f32.powi(-26), "{x:e} / {s:e}: {found:e}");
+            }
+        };
+        let ones = f32::from_bits(0x3fff_ffff);
+        let all_digits: Vec<f32> = (0..1 << 23).map(|digits| f32::from_bits(0x4200_0000 + digits)).collect();
+        for_each_level(|_| {
+            check(&all_digits, ones);
+            let mut rng = Rng::new(46);
+            for i in 0..3000 {
+                let exponent = rng.below(180).cast_signed() - 90;
+                let s = match i % 4 {
+                    0 => f32::from_bits(0x3fff_ffff - rng.below(8)),
+                    1 => f32::from_bits(0x3f80_0000 + rng.below(8)),
+                    _ => f32::from_bits(0x3f80_0000 | rng.below(1 << 23)),
+                };
+                // Of quotients between floats and between whole numbers, both sides; any; and what is nearly nothing.
+                let s = s * 2f32.powi(exponent.min(89));
+                assert!(is_divisor(s));
+                let x: Vec<f32> = (0..256)
+                    .map(|k| {
+                        let q = f64::from(f32::from_bits(((125 + rng.below(24)) << 23) | rng.below(1 << 23)));
+                        let x = match k % 4 {
+                            0 => (q + f64::from(q as f32 * f32::EPSILON) / 4.0) * f64::from(s),
+                            1 => (q.floor() + 0.5) * f64::from(s),
+                            2 => q * f64::from(s),
+                            _ => f64::from(f32::from_bits(rng.below(1 << 28))) * f64::from(s),
+                        };
+                        let x = x as f32;
+                        let x = f32::from_bits(x.to_bits().saturating_add_signed(rng.below(3).cast_signed() - 1));
+                        if rng.below(2) == 0 { x } else { -x }
+                    })
+                    .collect();
+                check(&x, s);
             }
         });
     }

@@ -169,7 +169,7 @@ pub(super) fn encode_units<T: Made>(
             *to = z;
         }
         let coder = Coder { scheme: spec.scheme, saturate: spec.saturate, s, z, ieee };
-        let ordinary = part.is_finite() && coder.holds(part.range());
+        let ordinary = part.is_finite() && coder.is_ordinary(part.range());
         for block in blocks_of(if adding.is_some() { BLOCK_ELEMS } else { block_elems }, run.elems) {
             let x = values.get(block.clone());
             out.write(block.start - first..block.end - first, |out| {
@@ -209,12 +209,12 @@ impl<T: Made> Kernel for Few<'_, T> {
     type Output = Counts;
 
     #[inline(always)]
-    fn run(self, _: impl Unit) -> Counts {
+    fn run(self, unit: impl Unit) -> Counts {
         match self.unit_elems {
-            32 => self.each::<32>(),
-            64 => self.each::<64>(),
-            128 => self.each::<128>(),
-            _ => self.each::<0>(),
+            32 => self.each::<32>(unit),
+            64 => self.each::<64>(unit),
+            128 => self.each::<128>(unit),
+            _ => self.each::<0>(unit),
         }
     }
 }
@@ -222,7 +222,7 @@ impl<T: Made> Kernel for Few<'_, T> {
 impl<T: Made> Few<'_, T> {
     /// With units of `N` elements, if that is not 0.
     #[inline(always)]
-    fn each<const N: usize>(self) -> Counts {
+    fn each<const N: usize>(self, vector_unit: impl Unit) -> Counts {
         let Self { x, scheme, unit_elems, scales, zero_points, room, out } = self;
         let mut counts = Counts::default();
         let step_elems = (TOGETHER_ELEMS / unit_elems).max(1) * unit_elems;
@@ -236,8 +236,8 @@ impl<T: Made> Few<'_, T> {
             let whole = (<&[f32; TOGETHER_ELEMS]>::try_from(x), <&mut [T; TOGETHER_ELEMS]>::try_from(&mut *out));
             counts.merge(match whole {
                 // All lengths are known to the compiler.
-                (Ok(x), Ok(out)) if N != 0 => step.encode::<N, T>(N, x, out),
-                _ => step.encode::<0, T>(unit_elems, x, out),
+                (Ok(x), Ok(out)) if N != 0 => step.encode::<N, T>(vector_unit, N, x, out),
+                _ => step.encode::<0, T>(vector_unit, unit_elems, x, out),
             });
         }
         counts
@@ -254,7 +254,13 @@ struct Step<'a> {
 
 impl Step<'_> {
     #[inline(always)]
-    fn encode<const N: usize, T: Made>(self, unit_elems: usize, x: &[f32], out: &mut [T]) -> Counts {
+    fn encode<const N: usize, T: Made>(
+        self,
+        vector_unit: impl Unit,
+        unit_elems: usize,
+        x: &[f32],
+        out: &mut [T],
+    ) -> Counts {
         let Self { scheme, scales, zero_points, room } = self;
         let Room { keys: [a, b], lo, hi, s_of, z_of, no_zero_points } = room;
         let n = x.len().div_ceil(unit_elems);
@@ -269,7 +275,7 @@ impl Step<'_> {
         let mut clipped = 0u32;
         for (((&lo, &hi), &s), &z) in lo.iter().zip(&*hi).zip(&*scales).zip(&*zero_points) {
             let (first, last) = quotients(qmin, qmax, z);
-            clipped |= u32::from(!((first <= lo / s) & (hi / s <= last)));
+            clipped |= u32::from(!(simd::is_divisor(s) & (first <= lo / s) & (hi / s <= last)));
         }
         let made = T::from_sum(scheme);
         if !finite || clipped != 0 {
@@ -281,10 +287,20 @@ impl Step<'_> {
             }
             return counts;
         }
+        if N != 0 {
+            let per_s = lo;
+            // The ends have done their part.
+            per_s.iter_mut().zip(&*scales).for_each(|(per_s, s)| *per_s = 1.0 / s);
+            let units = x.as_chunks::<N>().0.iter().zip(scales).zip(per_s).zip(zero_points);
+            for (out, (((x, &mut s), &mut per_s), &mut z)) in out.as_chunks_mut::<N>().0.iter_mut().zip(units) {
+                encode_unit(vector_unit, x, (s, per_s, z), &made, out);
+            }
+            return Counts::default();
+        }
         // Every element's own scale, so that there is one loop over all of them.
-        spread::<N, _>(scales, unit_elems, s_of);
+        spread(scales, unit_elems, s_of);
         if scheme.has_zero_point() {
-            spread::<N, _>(zero_points, unit_elems, z_of);
+            spread(zero_points, unit_elems, z_of);
         }
         if scheme.has_zero_point() {
             encode_each(x, s_of, z_of, made, out);
@@ -293,6 +309,23 @@ impl Step<'_> {
             encode_each(x, s_of, &[0; TOGETHER_ELEMS], made, out);
         }
         Counts::default()
+    }
+}
+
+/// Codes by one scale and zero point; meanwhile asks for memory. A function, since its arguments are known not to overlap.
+#[inline(always)]
+fn encode_unit<const N: usize, T>(
+    unit: impl Unit,
+    x: &[f32; N],
+    (s, per_s, z): (f32, f32, i32),
+    made: impl Fn(f32, f32, i32) -> T,
+    out: &mut [T; N],
+) {
+    for line in 0..N / 16 {
+        simd::prefetch(x, (16 << 10) + 64 * line);
+    }
+    for i in 0..N {
+        out[i] = made(unit.quotient(x[i], s, per_s) + WHOLE, s, z);
     }
 }
 
@@ -324,15 +357,9 @@ fn encode_each<T>(
 
 /// Each value so many times.
 #[inline(always)]
-fn spread<const N: usize, V: Copy>(values: &[V], times: usize, out: &mut [V]) {
-    if N == 0 {
-        for (out, &value) in out.chunks_mut(times).zip(values) {
-            out.fill(value);
-        }
-    } else {
-        for (out, &value) in out.as_chunks_mut::<N>().0.iter_mut().zip(values) {
-            *out = [value; N];
-        }
+fn spread<V: Copy>(values: &[V], times: usize, out: &mut [V]) {
+    for (out, &value) in out.chunks_mut(times).zip(values) {
+        out.fill(value);
     }
 }
 
