@@ -384,6 +384,19 @@ impl Adder {
         self.sums.add_terms(&terms, es, unit.grid(scale_bits));
     }
 
+    /// [`add`](Self::add) of a unit on the grid of its own scale, of so few elements that its sums fit in 64 bits and their
+    /// products by the scale's digits and their square in 64 and 128.
+    #[inline]
+    pub(crate) fn add_short(&mut self, unit: &UnitSums, scale_bits: u32) {
+        self.sums.max_bits = self.sums.max_bits.max(unit.max_bits);
+        let Parts { m, e } = parts(scale_bits);
+        let terms = &mut self.of_exponents[(e - LEAST_EXP).cast_unsigned() as usize];
+        terms.abs += unit.abs.cast_signed();
+        terms.noise += unit.noise.cast_signed();
+        terms.codes += (u128::from(u64::from(m) * u64::from(m)) * u128::from(unit.codes as u64)).cast_signed();
+        terms.cross += i128::from(i64::from(m) * unit.cross as i64);
+    }
+
     /// What was added.
     pub(crate) fn finish(mut self) -> LossSums {
         for (terms, es) in self.of_exponents.iter().zip(LEAST_EXP..) {

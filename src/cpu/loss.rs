@@ -3,7 +3,7 @@
 use super::code::{Coder, Field, is_finite};
 use super::fold::{BLOCK_ELEMS, Slots, TASK_ELEMS, Values, blocks, fold_units, map_tasks, runs};
 use super::min_max::PREFETCH_BYTES;
-use super::own_grid::{self, CHUNK, OwnGrid, OwnSumsOfEach, Room, TOGETHER};
+use super::own_grid::{self, OwnGrid, SHORT_ELEMS, Short, TOGETHER};
 use super::simd::{self, Kernel, Map, Unit};
 use super::{min_max, scale};
 use crate::error::{Error, Result};
@@ -329,13 +329,13 @@ pub(super) struct Tally {
     elems: u64,
     nonfinite_out_elems: u64,
     coarse: Vec<usize>,
-    room: Room,
+    short: Short,
 }
 
 impl Tally {
     pub(super) fn new() -> Self {
-        let (adder, room) = (Adder::new(false), Room::default());
-        Self { adder, elems: 0, nonfinite_out_elems: 0, coarse: vec![], room }
+        let (adder, short) = (Adder::new(false), Short::new());
+        Self { adder, elems: 0, nonfinite_out_elems: 0, coarse: vec![], short }
     }
 
     /// Adds a whole unit, of its sums on its scale's own grid.
@@ -365,32 +365,24 @@ impl Tally {
             x.chunks(step).zip(codes.chunks(step)).zip(losses.chunks_mut(TOGETHER)).enumerate()
         {
             let own = i * TOGETHER..i * TOGETHER + losses.len();
-            let scales = &scales[own.clone()];
-            let zero_points = zero_points.get(own.clone()).unwrap_or_default();
-            let coder = |s, z| Coder { scheme, saturate: false, s, z, ieee: true };
-            let is_whole = x.len() == losses.len() * unit_elems;
-            let (room, no_zero_point) = (&mut self.room, coder(1.0, 0));
-            let steps = no_zero_point.steps();
-            let chunks = unit_elems / CHUNK;
-            if is_whole
-                && size_of::<T>() == 1
-                && unit_elems.is_multiple_of(CHUNK)
-                && simd::run(OwnSumsOfEach { x, codes, steps, chunks, scales, zero_points, room })
+            let (scales, zero_points) = (&scales[own.clone()], zero_points.get(own.clone()).unwrap_or_default());
+            if size_of::<T>() == 1
+                && unit_elems <= SHORT_ELEMS
+                && self.short.find(scheme, x, unit_elems, scales, zero_points)
             {
                 self.elems += x.len() as u64;
-                for (unit, (loss, &s)) in losses.iter_mut().zip(scales).enumerate() {
-                    let sums = self.room.sums(unit, s);
-                    self.adder.add(&sums, s.to_bits());
-                    *loss = sums.loss(s.to_bits());
+                for (unit, (loss, s)) in losses.iter_mut().zip(scales).enumerate() {
+                    self.adder.add_short(&self.short.sums(unit), s.to_bits());
+                    *loss = self.short.loss(unit);
                 }
                 continue;
             }
             let units = x.chunks(unit_elems).zip(codes.chunks(unit_elems)).zip(losses);
             for (unit, ((x, codes), loss)) in units.enumerate() {
-                let mut part = Part::default();
-                let z = zero_points.get(unit).copied().unwrap_or(0);
-                part.add_own(&coder(scales[unit], z), x, codes, PREFETCH_BYTES);
-                *loss = self.add(first_unit + own.start + unit, &part, scales[unit]);
+                let (s, z) = (scales[unit], zero_points.get(unit).copied().unwrap_or(0));
+                let (mut part, coder) = (Part::default(), Coder { scheme, saturate: false, s, z, ieee: true });
+                part.add_own(&coder, x, codes, PREFETCH_BYTES);
+                *loss = self.add(first_unit + own.start + unit, &part, s);
             }
         }
     }

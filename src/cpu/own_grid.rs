@@ -1,36 +1,10 @@
 //! The loss of codes that come of their values, on the grid of their scale: sums that vector units gather in lanes.
 
-use super::code::{Coder, Field};
+use super::code::{Coder, Field, WHOLE, quotients};
 use super::loss::SUM_ELEMS;
-use super::simd::{self, Kernel, LANES, Unit};
-use crate::loss::UnitSums;
-use crate::scheme::CodeType;
-
-/// Units whose sums are computed together.
-pub(super) const TOGETHER: usize = 16;
-
-/// Room for what units that are taken together have of [`Lanes`], and for what that makes of each.
-#[derive(Default)]
-pub(super) struct Room {
-    largest: Aligned<[[i32; LANES]; TOGETHER]>,
-    most: [i32; TOGETHER],
-    sums: [[i32; SUMS + 1]; TOGETHER],
-}
-
-impl Room {
-    /// Those of a unit with this scale, once [`OwnSumsOfEach`] has found them.
-    pub(super) fn sums(&self, unit: usize, s: f32) -> UnitSums {
-        let [abs, hh, ll, qq, hl, hq, lq, _] = self.sums[unit].map(i64::from);
-        // None of the others fills 32 bits.
-        let sums = [abs, hh & 0xffff_ffff, ll, qq, hl, hq, lq];
-        unit_sums(self.most[unit], sums, [0; WIDE_SUMS], s)
-    }
-}
-
-/// Where vectors lie in whole lines of a cache: they are read again at once.
-#[derive(Default)]
-#[repr(align(64))]
-struct Aligned<T>(T);
+use super::simd::{self, Kernel, LANES, Square, Unit};
+use crate::loss::{UnitLoss, UnitSums};
+use crate::scheme::{CodeType, Scheme};
 
 /// `abs`, `h h`, `l l`, `q q`, `h l`, `h q`, `l q` of [`Lanes`].
 const SUMS: usize = 7;
@@ -53,14 +27,22 @@ struct Lanes {
 impl Lanes {
     /// Adds values and the steps that they become.
     #[inline(always)]
-    fn add<const WIDE: bool>(&mut self, unit: impl Unit, grid: OwnGrid, x: &[f32; CHUNK], steps: [[i32; LANES]; 2]) {
+    fn add<const WIDE: bool>(
+        &mut self,
+        unit: impl Unit,
+        grid: impl Fn(usize) -> OwnGrid,
+        add_products: impl Fn(&mut [i32; LANES], [i32; LANES], [i32; LANES]),
+        x: &[f32; CHUNK],
+        Steps { floats, whole: steps }: Steps,
+    ) {
         let mut d = [[0; LANES]; 2];
         let [abs, hh, ll, qq, hl, hq, lq] = &mut self.sums;
         // Each loop is short enough to become one of vectors.
         for half in 0..2 {
             let (d, mut errors) = (&mut d[half], [0.0; LANES]);
             for i in 0..LANES {
-                errors[i] = steps[half][i] as f32 * grid.s - x[LANES * half + i] * grid.per_step;
+                let grid = grid(i);
+                errors[i] = floats[half][i] * grid.s - x[LANES * half + i] * grid.per_step;
             }
             for (largest, error) in self.largest.iter_mut().zip(errors) {
                 // As numbers of the same sign, patterns order as their values do.
@@ -73,31 +55,49 @@ impl Lanes {
         }
         let (h, l) = (pairs(d, |d| d >> 12), pairs(d, |d| d & 0xfff));
         let q = pairs(steps, |q| if WIDE { q & 0xff } else { q });
-        unit.add_products(hh, h, h);
-        unit.add_products(ll, l, l);
-        unit.add_products(qq, q, q);
-        unit.add_products(hl, h, l);
-        unit.add_products(hq, h, q);
-        unit.add_products(lq, l, q);
+        add_products(hh, h, h);
+        add_products(ll, l, l);
+        add_products(qq, q, q);
+        add_products(hl, h, l);
+        add_products(hq, h, q);
+        add_products(lq, l, q);
         if WIDE {
             let [pp, pq, hp, lp] = &mut self.wide_sums;
             let p = pairs(steps, |q| q >> 8);
-            unit.add_products(pp, p, p);
-            unit.add_products(pq, p, q);
-            unit.add_products(hp, h, p);
-            unit.add_products(lp, l, p);
+            add_products(pp, p, p);
+            add_products(pq, p, q);
+            add_products(hp, h, p);
+            add_products(lp, l, p);
         }
     }
 }
 
-/// The steps that codes become.
-#[inline(always)]
-fn steps_of<T: Field>(codes: &[T; CHUNK], steps: impl Fn(u32) -> i32) -> [[i32; LANES]; 2] {
-    let mut of = [[0; LANES]; 2];
-    for (of, code) in of.as_flattened_mut().iter_mut().zip(codes) {
-        *of = steps(code.bits());
+/// The steps of the scale that values are rounded to.
+struct Steps {
+    floats: [[f32; LANES]; 2],
+    /// Of numbers of 8 bits the lower 16 alone count.
+    whole: [[i32; LANES]; 2],
+}
+
+impl Steps {
+    #[inline(always)]
+    fn of(whole: [[i32; LANES]; 2]) -> Self {
+        let mut floats = [[0.0; LANES]; 2];
+        for (float, whole) in floats.as_flattened_mut().iter_mut().zip(whole.as_flattened()) {
+            *float = *whole as f32;
+        }
+        Self { floats, whole }
     }
-    of
+
+    /// That codes become.
+    #[inline(always)]
+    fn of_codes<T: Field>(codes: &[T; CHUNK], steps: impl Fn(u32) -> i32) -> Self {
+        let mut whole = [[0; LANES]; 2];
+        for (whole, code) in whole.as_flattened_mut().iter_mut().zip(codes) {
+            *whole = steps(code.bits());
+        }
+        Self::of(whole)
+    }
 }
 
 /// Two numbers of 16 bits to a lane.
@@ -124,79 +124,174 @@ fn unit_sums(largest: i32, sums: [i64; SUMS], wide_sums: [i64; WIDE_SUMS], s: f3
     }
 }
 
-/// [`OwnSums`] of each of some whole units of so many [`CHUNK`]s, with codes of at most 8 bits; whether every unit has them.
-pub(super) struct OwnSumsOfEach<'a, T, S> {
-    pub(super) x: &'a [f32],
-    pub(super) codes: &'a [T],
-    /// Without zero points.
-    pub(super) steps: S,
-    pub(super) chunks: usize,
-    pub(super) scales: &'a [f32],
-    pub(super) zero_points: &'a [i32],
-    pub(super) room: &'a mut Room,
+/// Elements of a unit that are taken at once.
+const CHUNK: usize = 2 * LANES;
+
+/// Units that are taken together: one to a lane.
+pub(super) const TOGETHER: usize = LANES;
+
+/// The most elements of such a unit: sums of more do not fit in a lane's 32 bits.
+pub(super) const SHORT_ELEMS: usize = 128;
+
+/// Sums of each of [`TOGETHER`] units.
+#[derive(Default)]
+struct Each {
+    largest: [f32; TOGETHER],
+    abs: [u32; TOGETHER],
+    noise: [i64; TOGETHER],
+    codes: [i64; TOGETHER],
+    cross: [i64; TOGETHER],
+    /// The noise as what it is, rounded once.
+    rounded_noise: [f64; TOGETHER],
 }
 
-/// Elements of a unit that are taken at once.
-pub(super) const CHUNK: usize = 32;
+/// Short units that are taken together, and their sums.
+pub(super) struct Short {
+    x: [f32; TOGETHER * SHORT_ELEMS],
+    scales: [f32; TOGETHER],
+    zero_points: [i32; TOGETHER],
+    each: Each,
+}
 
-impl<T: Field, S: Fn(u32) -> i32> Kernel for OwnSumsOfEach<'_, T, S> {
+impl Short {
+    pub(super) fn new() -> Self {
+        let x = [0.0; TOGETHER * SHORT_ELEMS];
+        Self { x, scales: [1.0; TOGETHER], zero_points: [0; TOGETHER], each: Each::default() }
+    }
+
+    /// Finds the sums of at most [`TOGETHER`] units of at most [`SHORT_ELEMS`], the last of which may be short, and of codes of
+    /// at most 8 bits that their values become; whether there are any, as there are none where [`sums`] has none of some
+    /// unit, or a scale is tiny or huge.
+    pub(super) fn find(
+        &mut self,
+        scheme: Scheme,
+        x: &[f32],
+        unit_elems: usize,
+        scales: &[f32],
+        zero_points: &[i32],
+    ) -> bool {
+        let Self { x: padded, scales: all_scales, zero_points: all_zero_points, each } = self;
+        all_scales[..scales.len()].copy_from_slice(scales);
+        all_zero_points[..zero_points.len()].copy_from_slice(zero_points);
+        let lane_elems = unit_elems.next_multiple_of(LANES);
+        let x = if x.len() == TOGETHER * lane_elems {
+            x
+        } else {
+            // Zeros add nothing, with any scale.
+            padded.fill(0.0);
+            for (padded, x) in padded.chunks_mut(lane_elems).zip(x.chunks(unit_elems)) {
+                padded[..x.len()].copy_from_slice(x);
+            }
+            &padded[..TOGETHER * lane_elems]
+        };
+        let ends = (scheme.qmin(), scheme.qmax());
+        simd::run(OwnSumsOfEach { x, ends, scales: all_scales, zero_points: all_zero_points, each })
+    }
+
+    pub(super) fn sums(&self, unit: usize) -> UnitSums {
+        let Each { largest, abs, noise, codes, cross, .. } = &self.each;
+        let unsigned = |sum: i64| sum.cast_unsigned().into();
+        UnitSums {
+            max_bits: largest[unit].to_bits(),
+            abs: abs[unit].into(),
+            noise: unsigned(noise[unit]),
+            codes: unsigned(codes[unit]),
+            cross: cross[unit].into(),
+        }
+    }
+
+    pub(super) fn loss(&self, unit: usize) -> UnitLoss {
+        UnitLoss { max_abs_error: self.each.largest[unit], noise: self.each.rounded_noise[unit] }
+    }
+}
+
+/// [`OwnSums`] of each of [`TOGETHER`] units; whether each has them.
+struct OwnSumsOfEach<'a> {
+    /// A multiple of [`LANES`] to each unit, at most [`SHORT_ELEMS`].
+    x: &'a [f32],
+    /// The last codes.
+    ends: (i32, i32),
+    scales: &'a [f32; TOGETHER],
+    zero_points: &'a [i32; TOGETHER],
+    each: &'a mut Each,
+}
+
+impl Kernel for OwnSumsOfEach<'_> {
     type Output = bool;
 
     #[inline(always)]
-    fn run(self, vector_unit: impl Unit) -> bool {
-        // A length that the compiler knows is a loop less for each unit. Of more, a unit's sums do not fit in 32 bits.
-        match self.chunks {
-            1 => self.sums::<1>(vector_unit),
-            2 => self.sums::<2>(vector_unit),
-            3 => self.sums::<3>(vector_unit),
-            4 => self.sums::<4>(vector_unit),
-            _ => false,
-        }
-    }
-}
-
-impl<T: Field, S: Fn(u32) -> i32> OwnSumsOfEach<'_, T, S> {
-    #[inline(always)]
-    fn sums<const CHUNKS: usize>(self, vector_unit: impl Unit) -> bool {
-        let Self { x, codes, steps, scales, zero_points, room, .. } = self;
-        if !scales.iter().fold(true, |all, &s| all & OwnGrid::has(s)) {
+    fn run(self, unit: impl Unit) -> bool {
+        let scales = self.scales;
+        if !scales.iter().fold(true, |all, &s| all & OwnGrid::has(s) & simd::is_divisor(s)) {
             return false;
         }
-        let chunks = x.as_chunks::<CHUNK>().0.as_chunks::<CHUNKS>().0.iter();
-        let units = chunks.zip(codes.as_chunks::<CHUNK>().0.as_chunks::<CHUNKS>().0).zip(scales);
-        for (unit, (((x, codes), &s), (largest, sums))) in
-            units.zip(room.largest.0.iter_mut().zip(&mut room.sums)).enumerate()
-        {
-            let (z, grid) = (zero_points.get(unit).copied().unwrap_or(0), OwnGrid::of(s));
-            let mut lanes = Lanes::default();
-            let steps = |bits| steps(bits) - z;
-            for (x, codes) in x.iter().zip(codes) {
-                lanes.add::<false>(vector_unit, grid, x, steps_of(codes, steps));
-            }
-            *largest = lanes.largest;
-            let [abs, hh, ll, qq, hl, hq, lq] = lanes.sums;
-            let all = Aligned([abs, hh, ll, qq, hl, hq, lq, [0; LANES]]);
-            let eights: Aligned<[i32; 64]> = halves(all.0.as_flattened(), i32::wrapping_add);
-            let fours: Aligned<[i32; 32]> = halves(&eights.0, i32::wrapping_add);
-            let twos: Aligned<[i32; 16]> = halves(&fours.0, i32::wrapping_add);
-            *sums = halves::<8>(&twos.0, i32::wrapping_add).0;
+        // A length that the compiler knows is a bounds check less for each read.
+        let Lanes { largest, sums: [abs, hh, ll, qq, hl, hq, lq], .. } = match self.x.len() / (TOGETHER * LANES) {
+            1 => self.lanes::<1>(unit),
+            2 => self.lanes::<2>(unit),
+            3 => self.lanes::<3>(unit),
+            4 => self.lanes::<4>(unit),
+            5 => self.lanes::<5>(unit),
+            6 => self.lanes::<6>(unit),
+            7 => self.lanes::<7>(unit),
+            _ => self.lanes::<8>(unit),
+        };
+        let each = self.each;
+        for i in 0..TOGETHER {
+            let s = scales[i];
+            each.largest[i] = f32::from_bits(OwnGrid::loss_bits(largest[i], s));
+            each.abs[i] = abs[i].cast_unsigned();
+            each.codes[i] = qq[i].into();
+            each.cross[i] = (i64::from(hq[i]) << 12) + i64::from(lq[i]);
+            let noise = (i64::from(hh[i].cast_unsigned()) << 24) + (i64::from(hl[i]) << 13) + i64::from(ll[i]);
+            // The square of the grid's step, which a float holds.
+            let square = f64::from_bits(u64::from(2 * (s.to_bits() >> 23) + 1023 - 2 * 151) << 52);
+            (each.noise[i], each.rounded_noise[i]) = (noise, noise as f64 * square);
         }
-        // What lanes make together is found by halves, of neighbours, of what neighbours make and so on, each a loop over all.
-        let eights: Aligned<[i32; 8 * TOGETHER]> = halves(room.largest.0.as_flattened(), i32::max);
-        let fours: Aligned<[i32; 4 * TOGETHER]> = halves(&eights.0, i32::max);
-        let twos: Aligned<[i32; 2 * TOGETHER]> = halves(&fours.0, i32::max);
-        room.most = halves(&twos.0, i32::max).0;
-        room.most[..scales.len()].iter().fold(true, |all, &size| all & (size < OwnGrid::MOST))
+        largest.iter().fold(true, |all, &size| all & (size < OwnGrid::MOST))
     }
 }
 
-#[inline(always)]
-fn halves<const HALF: usize>(lanes: &[i32], merge: impl Fn(i32, i32) -> i32) -> Aligned<[i32; HALF]> {
-    let mut merged = Aligned([0; HALF]);
-    for (to, &[a, b]) in merged.0.iter_mut().zip(&lanes.as_chunks().0[..HALF]) {
-        *to = merge(a, b);
+impl OwnSumsOfEach<'_> {
+    /// Of so many squares to a unit.
+    #[inline(always)]
+    fn lanes<const SQUARES: usize>(&self, unit: impl Unit) -> Lanes {
+        let Self { scales: &s, zero_points: &z, ends: (qmin, qmax), .. } = *self;
+        let (mut first, mut last) = ([0.0; LANES], [0.0; LANES]);
+        let (mut per_s, mut s_in_steps, mut per_step) = ([0.0; LANES], [0.0; LANES], [0.0; LANES]);
+        for i in 0..LANES {
+            (first[i], last[i]) = quotients(qmin, qmax, z[i]);
+            per_s[i] = 1.0 / s[i];
+            OwnGrid { s: s_in_steps[i], per_step: per_step[i] } = OwnGrid::of(s[i]);
+        }
+        let mut lanes = Lanes::default();
+        let Some(units) = self.x.as_chunks().0.as_chunks::<SQUARES>().0.first_chunk::<TOGETHER>() else { return lanes };
+        for square in 0..SQUARES {
+            let mut columns = Square([[0.0; LANES]; LANES]);
+            unit.columns(std::array::from_fn(|i| &units[i][square]), &mut columns);
+            for x in columns.0.as_flattened().as_chunks::<CHUNK>().0 {
+                let mut steps = Steps { floats: [[0.0; LANES]; 2], whole: [[0; LANES]; 2] };
+                for half in 0..2 {
+                    let (floats, whole) = (&mut steps.floats[half], &mut steps.whole[half]);
+                    for i in 0..LANES {
+                        let y = unit.quotient(x[LANES * half + i], s[i], per_s[i]);
+                        let held = if y > first[i] { y } else { first[i] };
+                        let held = if held < last[i] { held } else { last[i] };
+                        // The sum's low bits are the steps.
+                        (floats[i], whole[i]) = (held + WHOLE - WHOLE, (held + WHOLE).to_bits().cast_signed());
+                    }
+                }
+                let add_products = |to: &mut [i32; LANES], a, b| {
+                    for (to, product) in to.iter_mut().zip(unit.products(a, b)) {
+                        *to = to.wrapping_add(product);
+                    }
+                };
+                let grid = |i: usize| OwnGrid { s: s_in_steps[i], per_step: per_step[i] };
+                lanes.add::<false>(unit, grid, add_products, x, steps);
+            }
+        }
+        lanes
     }
-    merged
 }
 
 /// The scale's own grid, and distances on it of values from what codes stand for.
@@ -280,13 +375,25 @@ impl<T: Field, S: Fn(u32) -> i32> OwnSums<'_, T, S> {
         for (x, codes) in chunks.iter().zip(of_chunks) {
             simd::prefetch(x, ahead_bytes);
             simd::prefetch(x, ahead_bytes + 64);
-            lanes.add::<WIDE>(unit, grid, x, steps_of(codes, &steps));
+            lanes.add::<WIDE>(
+                unit,
+                |_| grid,
+                |to, a, b| unit.add_products(to, a, b),
+                x,
+                Steps::of_codes(codes, &steps),
+            );
         }
         if !x.is_empty() {
             let (mut last, mut last_steps) = ([0.0; CHUNK], [0; CHUNK]);
             last[..x.len()].copy_from_slice(x);
             last_steps.iter_mut().zip(rest).for_each(|(step, code)| *step = steps(code.bits()));
-            lanes.add::<WIDE>(unit, grid, &last, bytemuck::cast(last_steps));
+            lanes.add::<WIDE>(
+                unit,
+                |_| grid,
+                |to, a, b| unit.add_products(to, a, b),
+                &last,
+                Steps::of(bytemuck::cast(last_steps)),
+            );
         }
         lanes
     }

@@ -92,14 +92,36 @@ pub(super) trait Kernel {
 /// 32-bit lanes in which a [`Unit`] computes; each holds one number, or two of 16 bits.
 pub(super) const LANES: usize = 16;
 
+/// Rows as long as they are many, in whole lines of a cache: they are read again at once.
+#[repr(align(64))]
+pub(super) struct Square(pub(super) [[f32; LANES]; LANES]);
+
 /// What vector units can do and compilers do not see in loops. Whoever holds one runs where it is.
 pub(super) trait Unit: Copy {
     /// The whole numbers nearest to floats, ties to even where the thread's floats are IEEE's; any number in place of those that
     /// 32 bits do not hold.
     fn nearest(self, x: [f32; LANES]) -> [i32; LANES];
 
-    /// Adds `a b` of all numbers of 16 bits, at most four to a lane: what the lanes make together is what is told.
-    fn add_products(self, to: &mut [i32; LANES], a: [i32; LANES], b: [i32; LANES]);
+    /// Of each lane `a b` of its two numbers of 16 bits, together.
+    fn products(self, a: [i32; LANES], b: [i32; LANES]) -> [i32; LANES];
+
+    /// Adds [`products`](Self::products), to whatever lanes, at most four to each: what they make together is what is told.
+    #[inline(always)]
+    fn add_products(self, to: &mut [i32; LANES], a: [i32; LANES], b: [i32; LANES]) {
+        for (to, product) in to.iter_mut().zip(self.products(a, b)) {
+            *to = to.wrapping_add(product);
+        }
+    }
+
+    /// The columns of a square.
+    #[inline(always)]
+    fn columns(self, rows: [&[f32; LANES]; LANES], to: &mut Square) {
+        for (i, row) in rows.into_iter().enumerate() {
+            for (to, &v) in to.0.iter_mut().zip(row) {
+                to[i] = v;
+            }
+        }
+    }
 
     /// `x / s`, rounded once, where `per_s` is `1 / s`, rounded once, `s` [`is_divisor`] and `x / s` is below 2^24. Of what is
     /// below a quarter it may be the last place off, and lack 0's sign.
@@ -151,11 +173,11 @@ impl Unit for Plain {
     }
 
     #[inline(always)]
-    fn add_products(self, to: &mut [i32; LANES], a: [i32; LANES], b: [i32; LANES]) {
-        for ((to, a), b) in to.iter_mut().zip(a).zip(b) {
-            let (low, high) = (i32::from(a as i16) * i32::from(b as i16), (a >> 16) * (b >> 16));
-            *to = to.wrapping_add(low).wrapping_add(high);
-        }
+    fn products(self, a: [i32; LANES], b: [i32; LANES]) -> [i32; LANES] {
+        std::array::from_fn(|i| {
+            let (a, b) = (a[i], b[i]);
+            (i32::from(a as i16) * i32::from(b as i16)).wrapping_add((a >> 16) * (b >> 16))
+        })
     }
 }
 
@@ -163,7 +185,7 @@ impl Unit for Plain {
 mod x86 {
     #![allow(unsafe_code, reason = "a caller without a vector unit's feature cannot call what has it in safe code")]
 
-    use super::{LANES, Unit};
+    use super::{LANES, Square, Unit};
     use bytemuck::cast;
     use std::arch::x86_64::*;
 
@@ -191,9 +213,12 @@ mod x86 {
         }
     }
 
+    /// Adds to half of the lanes, or a quarter: where registers are few.
     #[inline(always)]
-    fn add(to: &mut [i32], more: &[i32]) {
-        to.iter_mut().zip(more).for_each(|(to, more)| *to = to.wrapping_add(*more));
+    fn add_to_few<const N: usize>(to: &mut [i32; LANES], products: [i32; LANES]) {
+        for products in products.as_chunks::<N>().0 {
+            to.iter_mut().zip(products).for_each(|(to, product)| *to = to.wrapping_add(*product));
+        }
     }
 
     impl Unit for Any {
@@ -204,12 +229,15 @@ mod x86 {
         }
 
         #[inline(always)]
-        fn add_products(self, to: &mut [i32; LANES], a: [i32; LANES], b: [i32; LANES]) {
+        fn products(self, a: [i32; LANES], b: [i32; LANES]) -> [i32; LANES] {
             let (a, b): ([__m128i; 4], [__m128i; 4]) = (cast(a), cast(b));
-            for (i, (a, b)) in a.into_iter().zip(b).enumerate() {
-                // SAFETY: SSE2 is everywhere.
-                add(&mut to[i % 2 * 4..], &cast::<_, [i32; 4]>(unsafe { _mm_madd_epi16(a, b) }));
-            }
+            // SAFETY: SSE2 is everywhere.
+            cast::<[__m128i; 4], _>(std::array::from_fn(|i| unsafe { _mm_madd_epi16(a[i], b[i]) }))
+        }
+
+        #[inline(always)]
+        fn add_products(self, to: &mut [i32; LANES], a: [i32; LANES], b: [i32; LANES]) {
+            add_to_few::<8>(to, self.products(a, b));
         }
     }
 
@@ -225,13 +253,34 @@ mod x86 {
             cast(cast::<_, [__m256; 2]>(x).map(|x| unsafe { _mm256_cvtps_epi32(x) }))
         }
 
-        // All to the same lanes: 16 registers hold no more.
+        #[inline(always)]
+        fn products(self, a: [i32; LANES], b: [i32; LANES]) -> [i32; LANES] {
+            let (a, b): ([__m256i; 2], [__m256i; 2]) = (cast(a), cast(b));
+            // SAFETY: `self` is where AVX2 is.
+            cast::<[__m256i; 2], _>(std::array::from_fn(|i| unsafe { _mm256_madd_epi16(a[i], b[i]) }))
+        }
+
         #[inline(always)]
         fn add_products(self, to: &mut [i32; LANES], a: [i32; LANES], b: [i32; LANES]) {
             let (a, b): ([__m256i; 2], [__m256i; 2]) = (cast(a), cast(b));
             for (a, b) in a.into_iter().zip(b) {
                 // SAFETY: `self` is where AVX2 is.
-                add(to, &cast::<_, [i32; 8]>(unsafe { _mm256_madd_epi16(a, b) }));
+                let products: [i32; 8] = cast(unsafe { _mm256_madd_epi16(a, b) });
+                to.iter_mut().zip(products).for_each(|(to, product)| *to = to.wrapping_add(product));
+            }
+        }
+
+        #[inline(always)]
+        fn columns(self, rows: [&[f32; LANES]; LANES], to: &mut Square) {
+            for (i, rows) in rows.as_chunks::<8>().0.iter().enumerate() {
+                let rows = rows.map(|row| cast::<_, [__m256; 2]>(*row));
+                for j in 0..2 {
+                    // SAFETY: `self` is where AVX2 is.
+                    let columns = unsafe { columns_of_8(rows.map(|row| row[j])) };
+                    for (to, column) in to.0[8 * j..].iter_mut().zip(columns) {
+                        to[8 * i..][..8].copy_from_slice(&cast::<_, [f32; 8]>(column));
+                    }
+                }
             }
         }
     }
@@ -249,9 +298,66 @@ mod x86 {
         }
 
         #[inline(always)]
-        fn add_products(self, to: &mut [i32; LANES], a: [i32; LANES], b: [i32; LANES]) {
+        fn products(self, a: [i32; LANES], b: [i32; LANES]) -> [i32; LANES] {
             // SAFETY: `self` is where AVX-512 BW is.
-            add(to, &cast::<_, [i32; LANES]>(unsafe { _mm512_madd_epi16(cast(a), cast(b)) }));
+            cast(unsafe { _mm512_madd_epi16(cast(a), cast(b)) })
+        }
+
+        #[inline(always)]
+        fn columns(self, rows: [&[f32; LANES]; LANES], to: &mut Square) {
+            // SAFETY: `self` is where AVX-512 F is.
+            unsafe { columns_of_16(rows, to) };
+        }
+    }
+
+    /// By neighbours, by pairs of them, and by halves.
+    #[target_feature(enable = "avx2")]
+    #[inline]
+    fn columns_of_8(rows: [__m256; 8]) -> [__m256; 8] {
+        let mut columns = rows;
+        let mut fours = [[_mm256_setzero_ps(); 4]; 2];
+        for (four, rows) in fours.iter_mut().zip(rows.as_chunks::<4>().0) {
+            let [a, b, c, d] = rows.map(|row| row);
+            let (ab, cd) = (_mm256_unpacklo_ps(a, b), _mm256_unpacklo_ps(c, d));
+            let (ab_high, cd_high) = (_mm256_unpackhi_ps(a, b), _mm256_unpackhi_ps(c, d));
+            let pairs = |ab, cd| {
+                let (ab, cd) = (_mm256_castps_pd(ab), _mm256_castps_pd(cd));
+                [_mm256_unpacklo_pd(ab, cd), _mm256_unpackhi_pd(ab, cd)].map(|pair| _mm256_castpd_ps(pair))
+            };
+            let ([first, second], [third, fourth]) = (pairs(ab, cd), pairs(ab_high, cd_high));
+            *four = [first, second, third, fourth];
+        }
+        for i in 0..4 {
+            columns[i] = _mm256_permute2f128_ps::<0x20>(fours[0][i], fours[1][i]);
+            columns[4 + i] = _mm256_permute2f128_ps::<0x31>(fours[0][i], fours[1][i]);
+        }
+        columns
+    }
+
+    /// The same.
+    #[target_feature(enable = "avx512f")]
+    #[inline]
+    fn columns_of_16(rows: [&[f32; LANES]; LANES], to: &mut Square) {
+        let mut fours = [[_mm512_setzero_ps(); 4]; 4];
+        for (four, rows) in fours.iter_mut().zip(rows.as_chunks::<4>().0) {
+            let [a, b, c, d] = rows.map(|row| cast(*row));
+            let (ab, cd) = (_mm512_unpacklo_ps(a, b), _mm512_unpacklo_ps(c, d));
+            let (ab_high, cd_high) = (_mm512_unpackhi_ps(a, b), _mm512_unpackhi_ps(c, d));
+            let pairs = |ab, cd| {
+                let (ab, cd) = (_mm512_castps_pd(ab), _mm512_castps_pd(cd));
+                [_mm512_unpacklo_pd(ab, cd), _mm512_unpackhi_pd(ab, cd)].map(|pair| _mm512_castpd_ps(pair))
+            };
+            let ([first, second], [third, fourth]) = (pairs(ab, cd), pairs(ab_high, cd_high));
+            *four = [first, second, third, fourth];
+        }
+        for i in 0..4 {
+            let [a, b, c, d] = fours.map(|four| four[i]);
+            let even = [_mm512_shuffle_f32x4::<0x88>(a, b), _mm512_shuffle_f32x4::<0x88>(c, d)];
+            let odd = [_mm512_shuffle_f32x4::<0xdd>(a, b), _mm512_shuffle_f32x4::<0xdd>(c, d)];
+            to.0[i] = cast(_mm512_shuffle_f32x4::<0x88>(even[0], even[1]));
+            to.0[4 + i] = cast(_mm512_shuffle_f32x4::<0x88>(odd[0], odd[1]));
+            to.0[8 + i] = cast(_mm512_shuffle_f32x4::<0xdd>(even[0], even[1]));
+            to.0[12 + i] = cast(_mm512_shuffle_f32x4::<0xdd>(odd[0], odd[1]));
         }
     }
 }

@@ -105,7 +105,7 @@ pub(super) fn encode_units<T: Made>(
     let mut values = Values::new(x);
     let mut out = Output::new(out, past_caches);
     // The loss would rather have more at a time.
-    let block_elems = out.block_elems();
+    let block_elems = if adding.is_some() { BLOCK_ELEMS } else { out.block_elems() };
     let mut counts = Counts::default();
     let mut adding = adding.map(|adding| (adding, Box::new(loss::Tally::new())));
     if ieee && units.inner_elems < FEW_ELEMS {
@@ -170,7 +170,7 @@ pub(super) fn encode_units<T: Made>(
         }
         let coder = Coder { scheme: spec.scheme, saturate: spec.saturate, s, z, ieee };
         let ordinary = part.is_finite() && coder.is_ordinary(part.range());
-        for block in blocks_of(if adding.is_some() { BLOCK_ELEMS } else { block_elems }, run.elems) {
+        for block in blocks_of(block_elems, run.elems) {
             let x = values.get(block.clone());
             out.write(block.start - first..block.end - first, |out| {
                 if ordinary {
