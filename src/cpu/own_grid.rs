@@ -42,7 +42,7 @@ impl Lanes {
             let (d, mut errors) = (&mut d[half], [0.0; LANES]);
             for i in 0..LANES {
                 let grid = grid(i);
-                errors[i] = floats[half][i] * grid.s - x[LANES * half + i] * grid.per_step;
+                errors[i] = unit.less(floats[half][i] * grid.s, x[LANES * half + i], grid.per_step);
             }
             for (largest, error) in self.largest.iter_mut().zip(errors) {
                 // As numbers of the same sign, patterns order as their values do.
@@ -281,11 +281,7 @@ impl OwnSumsOfEach<'_> {
                         (floats[i], whole[i]) = (held + WHOLE - WHOLE, (held + WHOLE).to_bits().cast_signed());
                     }
                 }
-                let add_products = |to: &mut [i32; LANES], a, b| {
-                    for (to, product) in to.iter_mut().zip(unit.products(a, b)) {
-                        *to = to.wrapping_add(product);
-                    }
-                };
+                let add_products = |to: &mut [i32; LANES], a, b| unit.add_products(to, a, b);
                 let grid = |i: usize| OwnGrid { s: s_in_steps[i], per_step: per_step[i] };
                 lanes.add::<false>(unit, grid, add_products, x, steps);
             }
@@ -378,7 +374,7 @@ impl<T: Field, S: Fn(u32) -> i32> OwnSums<'_, T, S> {
             lanes.add::<WIDE>(
                 unit,
                 |_| grid,
-                |to, a, b| unit.add_products(to, a, b),
+                |to, a, b| unit.add_products_to_any(to, a, b),
                 x,
                 Steps::of_codes(codes, &steps),
             );
@@ -390,7 +386,7 @@ impl<T: Field, S: Fn(u32) -> i32> OwnSums<'_, T, S> {
             lanes.add::<WIDE>(
                 unit,
                 |_| grid,
-                |to, a, b| unit.add_products(to, a, b),
+                |to, a, b| unit.add_products_to_any(to, a, b),
                 &last,
                 Steps::of(bytemuck::cast(last_steps)),
             );

@@ -102,15 +102,19 @@ pub(super) trait Unit: Copy {
     /// 32 bits do not hold.
     fn nearest(self, x: [f32; LANES]) -> [i32; LANES];
 
-    /// Of each lane `a b` of its two numbers of 16 bits, together.
-    fn products(self, a: [i32; LANES], b: [i32; LANES]) -> [i32; LANES];
+    /// Adds to each lane `a b` of its two numbers of 16 bits.
+    fn add_products(self, to: &mut [i32; LANES], a: [i32; LANES], b: [i32; LANES]);
 
-    /// Adds [`products`](Self::products), to whatever lanes, at most four to each: what they make together is what is told.
+    /// The same to whatever lanes, at most four to each: what they make together is what is told.
     #[inline(always)]
-    fn add_products(self, to: &mut [i32; LANES], a: [i32; LANES], b: [i32; LANES]) {
-        for (to, product) in to.iter_mut().zip(self.products(a, b)) {
-            *to = to.wrapping_add(product);
-        }
+    fn add_products_to_any(self, to: &mut [i32; LANES], a: [i32; LANES], b: [i32; LANES]) {
+        self.add_products(to, a, b);
+    }
+
+    /// `y - x step`, rounded once, where the product is a float.
+    #[inline(always)]
+    fn less(self, y: f32, x: f32, step: f32) -> f32 {
+        y - x * step
     }
 
     /// The columns of a square.
@@ -173,11 +177,11 @@ impl Unit for Plain {
     }
 
     #[inline(always)]
-    fn products(self, a: [i32; LANES], b: [i32; LANES]) -> [i32; LANES] {
-        std::array::from_fn(|i| {
-            let (a, b) = (a[i], b[i]);
-            (i32::from(a as i16) * i32::from(b as i16)).wrapping_add((a >> 16) * (b >> 16))
-        })
+    fn add_products(self, to: &mut [i32; LANES], a: [i32; LANES], b: [i32; LANES]) {
+        for ((to, a), b) in to.iter_mut().zip(a).zip(b) {
+            let (low, high) = (i32::from(a as i16) * i32::from(b as i16), (a >> 16) * (b >> 16));
+            *to = to.wrapping_add(low).wrapping_add(high);
+        }
     }
 }
 
@@ -213,12 +217,9 @@ mod x86 {
         }
     }
 
-    /// Adds to half of the lanes, or a quarter: where registers are few.
     #[inline(always)]
-    fn add_to_few<const N: usize>(to: &mut [i32; LANES], products: [i32; LANES]) {
-        for products in products.as_chunks::<N>().0 {
-            to.iter_mut().zip(products).for_each(|(to, product)| *to = to.wrapping_add(*product));
-        }
+    fn add(to: &mut [i32], more: &[i32]) {
+        to.iter_mut().zip(more).for_each(|(to, more)| *to = to.wrapping_add(*more));
     }
 
     impl Unit for Any {
@@ -229,15 +230,22 @@ mod x86 {
         }
 
         #[inline(always)]
-        fn products(self, a: [i32; LANES], b: [i32; LANES]) -> [i32; LANES] {
+        fn add_products(self, to: &mut [i32; LANES], a: [i32; LANES], b: [i32; LANES]) {
             let (a, b): ([__m128i; 4], [__m128i; 4]) = (cast(a), cast(b));
-            // SAFETY: SSE2 is everywhere.
-            cast::<[__m128i; 4], _>(std::array::from_fn(|i| unsafe { _mm_madd_epi16(a[i], b[i]) }))
+            for (i, (a, b)) in a.into_iter().zip(b).enumerate() {
+                // SAFETY: SSE2 is everywhere.
+                add(&mut to[4 * i..], &cast::<_, [i32; 4]>(unsafe { _mm_madd_epi16(a, b) }));
+            }
         }
 
+        // To few lanes: 16 registers hold no more.
         #[inline(always)]
-        fn add_products(self, to: &mut [i32; LANES], a: [i32; LANES], b: [i32; LANES]) {
-            add_to_few::<8>(to, self.products(a, b));
+        fn add_products_to_any(self, to: &mut [i32; LANES], a: [i32; LANES], b: [i32; LANES]) {
+            let (a, b): ([__m128i; 4], [__m128i; 4]) = (cast(a), cast(b));
+            for (i, (a, b)) in a.into_iter().zip(b).enumerate() {
+                // SAFETY: SSE2 is everywhere.
+                add(&mut to[i % 2 * 4..], &cast::<_, [i32; 4]>(unsafe { _mm_madd_epi16(a, b) }));
+            }
         }
     }
 
@@ -254,20 +262,27 @@ mod x86 {
         }
 
         #[inline(always)]
-        fn products(self, a: [i32; LANES], b: [i32; LANES]) -> [i32; LANES] {
+        fn add_products(self, to: &mut [i32; LANES], a: [i32; LANES], b: [i32; LANES]) {
             let (a, b): ([__m256i; 2], [__m256i; 2]) = (cast(a), cast(b));
-            // SAFETY: `self` is where AVX2 is.
-            cast::<[__m256i; 2], _>(std::array::from_fn(|i| unsafe { _mm256_madd_epi16(a[i], b[i]) }))
+            for (i, (a, b)) in a.into_iter().zip(b).enumerate() {
+                // SAFETY: `self` is where AVX2 is.
+                add(&mut to[8 * i..], &cast::<_, [i32; 8]>(unsafe { _mm256_madd_epi16(a, b) }));
+            }
         }
 
+        // To few lanes: 16 registers hold no more.
         #[inline(always)]
-        fn add_products(self, to: &mut [i32; LANES], a: [i32; LANES], b: [i32; LANES]) {
+        fn add_products_to_any(self, to: &mut [i32; LANES], a: [i32; LANES], b: [i32; LANES]) {
             let (a, b): ([__m256i; 2], [__m256i; 2]) = (cast(a), cast(b));
             for (a, b) in a.into_iter().zip(b) {
                 // SAFETY: `self` is where AVX2 is.
-                let products: [i32; 8] = cast(unsafe { _mm256_madd_epi16(a, b) });
-                to.iter_mut().zip(products).for_each(|(to, product)| *to = to.wrapping_add(product));
+                add(to, &cast::<_, [i32; 8]>(unsafe { _mm256_madd_epi16(a, b) }));
             }
+        }
+
+        #[inline(always)]
+        fn less(self, y: f32, x: f32, step: f32) -> f32 {
+            (-x).mul_add(step, y)
         }
 
         #[inline(always)]
@@ -298,9 +313,14 @@ mod x86 {
         }
 
         #[inline(always)]
-        fn products(self, a: [i32; LANES], b: [i32; LANES]) -> [i32; LANES] {
+        fn add_products(self, to: &mut [i32; LANES], a: [i32; LANES], b: [i32; LANES]) {
             // SAFETY: `self` is where AVX-512 BW is.
-            cast(unsafe { _mm512_madd_epi16(cast(a), cast(b)) })
+            add(to, &cast::<_, [i32; LANES]>(unsafe { _mm512_madd_epi16(cast(a), cast(b)) }));
+        }
+
+        #[inline(always)]
+        fn less(self, y: f32, x: f32, step: f32) -> f32 {
+            (-x).mul_add(step, y)
         }
 
         #[inline(always)]
@@ -638,13 +658,14 @@ mod tests {
         #[derive(Clone, Copy)]
         struct Of([f32; LANES], [[i32; LANES]; 2]);
         impl Kernel for Of {
-            type Output = ([i32; LANES], i32);
+            type Output = ([i32; LANES], [i32; LANES], i32);
 
             #[inline(always)]
             fn run(self, unit: impl Unit) -> Self::Output {
-                let (Self(x, [a, b]), mut products) = (self, [1; LANES]);
+                let (Self(x, [a, b]), mut products, mut to_any) = (self, [1; LANES], [1; LANES]);
                 unit.add_products(&mut products, a, b);
-                (unit.nearest(x), products.into_iter().fold(0, i32::wrapping_add))
+                unit.add_products_to_any(&mut to_any, a, b);
+                (unit.nearest(x), products, to_any.into_iter().fold(0, i32::wrapping_add))
             }
         }
         for_each_level(|level| {
