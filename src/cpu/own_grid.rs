@@ -266,6 +266,7 @@ impl OwnSumsOfEach<'_> {
         }
         let mut lanes = Lanes::default();
         let Some(units) = self.x.as_chunks().0.as_chunks::<SQUARES>().0.first_chunk::<TOGETHER>() else { return lanes };
+        #[allow(clippy::needless_range_loop, reason = "it is a column")]
         for square in 0..SQUARES {
             let mut columns = Square([[0.0; LANES]; LANES]);
             unit.columns(std::array::from_fn(|i| &units[i][square]), &mut columns);

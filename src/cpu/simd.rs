@@ -427,7 +427,8 @@ fn avx2<K: Kernel>(kernel: K) -> K::Output {
     kernel.run(x86::Avx2::new())
 }
 
-/// The memory that is asked for while a kernel looks at other memory, so many bytes ahead of it. The processor asks by itself, but not beyond a page of 4 KiB.
+/// The memory that is asked for while a kernel looks at other memory, so many bytes ahead of it. The processor asks by itself,
+/// but not beyond a page of 4 KiB.
 ///
 /// What looks twice at what it reads asks for half of the lines each time, so that memory is never idle.
 #[derive(Clone, Copy)]
@@ -474,7 +475,8 @@ impl Ask {
     }
 }
 
-/// Asks for the memory that lies so many bytes behind the beginning of `x`, wherever that is.
+/// Asks for the memory that lies so many bytes behind the beginning of `x`, wherever that is: to be in the second cache, as more
+/// may be asked for at a time than the first one takes.
 #[inline(always)]
 pub(super) fn prefetch(x: &[f32], ahead_bytes: usize) {
     #[cfg(target_arch = "x86_64")]
@@ -482,8 +484,8 @@ pub(super) fn prefetch(x: &[f32], ahead_bytes: usize) {
     // SAFETY: a prefetch reads nothing and never faults, whatever the address; the pointer is made without claiming that it
     // points into anything.
     unsafe {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        _mm_prefetch::<_MM_HINT_T0>(x.as_ptr().cast::<i8>().wrapping_add(ahead_bytes));
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T1>(x.as_ptr().cast::<i8>().wrapping_add(ahead_bytes));
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = (x, ahead_bytes);
