@@ -2,9 +2,8 @@
 
 use super::code::{Coder, Field, is_finite};
 use super::fold::{BLOCK_ELEMS, Slots, TASK_ELEMS, Values, blocks, fold_units, map_tasks, runs};
-use super::min_max::PREFETCH_BYTES;
 use super::own_grid::{self, OwnGrid, SHORT_ELEMS, Short, TOGETHER};
-use super::simd::{self, Kernel, Map, Unit};
+use super::simd::{self, ASK_BYTES, Kernel, Map, Unit};
 use super::{min_max, scale};
 use crate::error::{Error, Result};
 use crate::exact;
@@ -282,7 +281,7 @@ impl Part {
             let own = &mut own[..x.len()];
             coder.encode(x, own);
             if bytemuck::cast_slice::<T, u8>(own) == bytemuck::cast_slice::<T, u8>(codes) {
-                self.add_own(coder, x, codes, PREFETCH_BYTES);
+                self.add_own(coder, x, codes, ASK_BYTES);
             } else {
                 self.add_any(coder, x, codes, s, g);
             }
@@ -381,7 +380,7 @@ impl Tally {
             for (unit, ((x, codes), loss)) in units.enumerate() {
                 let (s, z) = (scales[unit], zero_points.get(unit).copied().unwrap_or(0));
                 let (mut part, coder) = (Part::default(), Coder { scheme, saturate: false, s, z, ieee: true });
-                part.add_own(&coder, x, codes, PREFETCH_BYTES);
+                part.add_own(&coder, x, codes, ASK_BYTES);
                 *loss = self.add(first_unit + own.start + unit, &part, s);
             }
         }

@@ -1,7 +1,7 @@
 //! The range of each range unit; twin of `shaders/min_max.wgsl`.
 
 use super::float_env;
-use super::fold::{BLOCK_ELEMS, FEW_ELEMS, TASK_ELEMS, Values, blocks, fold_units, runs};
+use super::fold::{FEW_ELEMS, TASK_ELEMS, Values, blocks, fold_units, runs};
 use super::simd::{self, Ask, Kernel, Unit};
 use crate::error::Result;
 use crate::exact::float::{from_hi_key, from_lo_key, hi_key, lo_key};
@@ -160,9 +160,6 @@ impl Kernel for ColumnEnds<'_> {
         }
     }
 }
-
-/// How far ahead of what is looked at memory is asked for: by a block.
-pub(super) const PREFETCH_BYTES: usize = 4 * BLOCK_ELEMS;
 
 /// The least and the largest value.
 struct Ends<'a> {

@@ -368,10 +368,10 @@ impl<T: Field, S: Fn(u32) -> i32> OwnSums<'_, T, S> {
     fn sums<const WIDE: bool>(self, unit: impl Unit) -> Lanes {
         let Self { x, codes, steps, s, ahead_bytes } = self;
         let (grid, mut lanes) = (OwnGrid::of(s), Lanes::default());
+        let ahead_bytes = ahead_bytes.next_multiple_of(simd::ASK_BYTES);
         let ((chunks, x), (of_chunks, rest)) = (x.as_chunks(), codes.as_chunks::<CHUNK>());
         for (x, codes) in chunks.iter().zip(of_chunks) {
-            simd::prefetch(x, ahead_bytes);
-            simd::prefetch(x, ahead_bytes + 64);
+            simd::ask_ahead::<2>(x, ahead_bytes);
             lanes.add::<WIDE>(
                 unit,
                 |_| grid,

@@ -5,9 +5,9 @@ use super::fold::{
     BLOCK_ELEMS, FEW_ELEMS, Run, Slots, Spread, Values, backwards, blocks_of, recycled, runs, task_elems, together,
 };
 use super::loss::{self, loss};
-use super::min_max::{PREFETCH_BYTES, Part, parts};
+use super::min_max::{Part, parts};
 use super::scale::scale_and_zero_point;
-use super::simd::{Ask, Output, is_past_caches};
+use super::simd::{ASK_BYTES, Ask, Output, is_past_caches};
 use super::units::{CountsAndLoss, Parcel, PerUnit, Stretch, encode_units, stretch};
 use super::{float_env, nibble};
 use crate::error::Result;
@@ -479,7 +479,7 @@ fn encode_task<T: Field>(
     }
     let mut slots = Slots::new(scaling.units, &elems, &loss::Part::default());
     let mut add =
-        |run: &Run, coder: &Coder, x: &[f32], codes: &[T]| slots.of(run.unit).add_own(coder, x, codes, PREFETCH_BYTES);
+        |run: &Run, coder: &Coder, x: &[f32], codes: &[T]| slots.of(run.unit).add_own(coder, x, codes, ASK_BYTES);
     let counts = scaling.encode(x, spec, elems, out, past_caches, Some(&mut add));
     (counts, Some(slots))
 }

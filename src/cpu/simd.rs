@@ -437,6 +437,9 @@ pub(super) struct Ask {
     lines: Lines,
 }
 
+/// Bytes that are asked for while as many are looked at.
+pub(super) const ASK_BYTES: usize = 16 << 10;
+
 /// Of each four.
 #[derive(Clone, Copy)]
 enum Lines {
@@ -448,13 +451,13 @@ enum Lines {
 
 impl Ask {
     pub(super) const NOTHING: Self = Self { bytes: 0, lines: Lines::None };
-    pub(super) const ALL: Self = Self { bytes: 16 << 10, lines: Lines::All };
+    pub(super) const ALL: Self = Self { bytes: ASK_BYTES, lines: Lines::All };
     /// Elements that four lines hold.
     pub(super) const ELEMS: usize = 64;
 
     /// One half each, of what comes after runs of so many bytes.
     pub(super) fn halves(run_bytes: usize) -> [Self; 2] {
-        let bytes = Self::ALL.bytes.next_multiple_of(run_bytes.max(1));
+        let bytes = ASK_BYTES.next_multiple_of(run_bytes.max(1)).next_multiple_of(ASK_BYTES);
         [Self { bytes, lines: Lines::First }, Self { bytes, lines: Lines::Last }]
     }
 
@@ -465,30 +468,52 @@ impl Ask {
     /// Asks, while this is looked at.
     #[inline(always)]
     pub(super) fn beside(self, x: &[f32; Self::ELEMS]) {
-        let line = |line: usize| prefetch(x, self.bytes + 64 * line);
         match self.lines {
             Lines::None => {}
-            Lines::All => (0..4).for_each(line),
-            Lines::First => (0..2).for_each(line),
-            Lines::Last => (2..4).for_each(line),
+            Lines::All => ask::<4>(x, self.bytes, 0..4),
+            Lines::First => ask::<4>(x, self.bytes, 0..2),
+            Lines::Last => ask::<4>(x, self.bytes, 2..4),
         }
     }
 }
 
-/// Asks for the memory that lies so many bytes behind the beginning of `x`, wherever that is: to be in the second cache, as more
-/// may be asked for at a time than the first one takes.
+/// Asks for as many lines of memory as are looked at here, 1, 2 or 4, while what follows is looked at in the same way; the
+/// lines lie so many bytes ahead, a multiple of [`ASK_BYTES`].
 #[inline(always)]
-pub(super) fn prefetch(x: &[f32], ahead_bytes: usize) {
+pub(super) fn ask_ahead<const LOOKED_AT: usize>(x: &[f32], ahead_bytes: usize) {
+    ask::<LOOKED_AT>(x, ahead_bytes, 0..LOOKED_AT);
+}
+
+/// The same, for some of these lines.
+///
+/// One comes of each of four pages in turn, as processors have more under way from several pages than from one; and they are
+/// to be in the second cache, as more may be under way there than to the first.
+#[inline(always)]
+fn ask<const LOOKED_AT: usize>(x: &[f32], ahead_bytes: usize, lines: Range<usize>) {
+    const PAGE_BYTES: usize = ASK_BYTES / 4;
+    const FOUR_BYTES: usize = 4 * LINE_BYTES;
+    let at = x.as_ptr().addr();
+    // Which of so many lines it is makes the page, and which four lines they are among the line of the page.
+    let page = at % FOUR_BYTES / (LOOKED_AT * LINE_BYTES) * (LOOKED_AT * PAGE_BYTES);
+    let first = at / ASK_BYTES * ASK_BYTES + ahead_bytes + page + at % ASK_BYTES / FOUR_BYTES * LINE_BYTES;
+    for line in lines {
+        prefetch(x, first.wrapping_add(line * PAGE_BYTES));
+    }
+}
+
+/// Asks for the memory at an address.
+#[inline(always)]
+fn prefetch(x: &[f32], addr: usize) {
     #[cfg(target_arch = "x86_64")]
     #[allow(unsafe_code, reason = "the instruction takes a pointer")]
     // SAFETY: a prefetch reads nothing and never faults, whatever the address; the pointer is made without claiming that it
     // points into anything.
     unsafe {
         use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-        _mm_prefetch::<_MM_HINT_T1>(x.as_ptr().cast::<i8>().wrapping_add(ahead_bytes));
+        _mm_prefetch::<_MM_HINT_T1>(x.as_ptr().cast::<i8>().with_addr(addr));
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = (x, ahead_bytes);
+    let _ = (x, addr);
 }
 
 /// The most bytes of input and output that caches may be expected to hold.

@@ -6,7 +6,7 @@ use super::fold::{BLOCK_ELEMS, FEW_ELEMS, TASK_ELEMS, Values, blocks, blocks_of,
 use super::loss;
 use super::min_max::Part;
 use super::scale::{plain_scales, plain_zero_points, scale_and_zero_point};
-use super::simd::{self, Ask, Kernel, Output, Unit};
+use super::simd::{self, ASK_BYTES, Ask, Kernel, Output, Unit};
 use crate::layout::RangeUnits;
 use crate::loss::UnitLoss;
 use crate::quantized::{Counts, Spec};
@@ -321,8 +321,8 @@ fn encode_unit<const N: usize, T>(
     made: impl Fn(f32, f32, i32) -> T,
     out: &mut [T; N],
 ) {
-    for line in 0..N / 16 {
-        simd::prefetch(x, (16 << 10) + 64 * line);
+    for x in x.chunks(64) {
+        if N < 64 { simd::ask_ahead::<2>(x, ASK_BYTES) } else { simd::ask_ahead::<4>(x, ASK_BYTES) }
     }
     for i in 0..N {
         out[i] = made(unit.quotient(x[i], s, per_s) + WHOLE, s, z);
@@ -471,12 +471,12 @@ fn largest<'a, const N: usize>(
         let to = to.as_chunks_mut().0.iter_mut();
         if N == 0 {
             for (to, unit) in to.zip(x[..whole].chunks_exact(unit_elems)) {
-                simd::prefetch(unit, 16 << 10);
+                simd::ask_ahead::<1>(unit, ASK_BYTES);
                 *to = lanes(unit, &key);
             }
         } else {
             for (to, unit) in to.zip(x.as_chunks::<N>().0) {
-                simd::prefetch(unit, 16 << 10);
+                simd::ask_ahead::<1>(unit, ASK_BYTES);
                 *to = lanes(unit, &key);
             }
         }
