@@ -248,7 +248,7 @@ mod x86 {
         let mut columns = rows;
         let mut fours = [[_mm256_setzero_ps(); 4]; 2];
         for (four, rows) in fours.iter_mut().zip(rows.as_chunks::<4>().0) {
-            let [a, b, c, d] = rows.map(|row| row);
+            let [a, b, c, d] = *rows;
             let (ab, cd) = (_mm256_unpacklo_ps(a, b), _mm256_unpacklo_ps(c, d));
             let (ab_high, cd_high) = (_mm256_unpackhi_ps(a, b), _mm256_unpackhi_ps(c, d));
             let pairs = |ab, cd| {
