@@ -133,6 +133,13 @@ pub(super) fn quotients(qmin: i32, qmax: i32, z: i32) -> (f32, f32) {
     (end(qmin, -0.5), end(qmax, 0.5))
 }
 
+/// Whether finite values of this range are ordinary ones: none is clipped, as the ends tell of all, for quotients grow with the
+/// value; and the scale is neither tiny nor huge.
+#[inline(always)]
+pub(super) fn are_ordinary(lo: f32, hi: f32, s: f32, (first, last): (f32, f32)) -> bool {
+    simd::is_divisor(s) & (first <= lo / s) & (hi / s <= last)
+}
+
 impl Coder {
     /// How the codes of a run become values.
     pub(super) fn of(q: &Quantized, run: &Run) -> Self {
@@ -140,11 +147,10 @@ impl Coder {
         Self { scheme: q.scheme(), saturate: false, s, z: q.zero_point(run.unit), ieee: run.ieee }
     }
 
-    /// Whether values of this range are ordinary ones: none is clipped, as the ends tell of all, for quotients grow with the
-    /// value; and the scale is neither tiny nor huge.
+    /// Whether values of this range may be computed as [`are_ordinary`] ones.
     pub(super) fn is_ordinary(&self, range: Ends) -> bool {
-        let (first, last) = quotients(self.scheme.qmin(), self.scheme.qmax(), self.z);
-        self.ieee && simd::is_divisor(self.s) && first <= range.lo / self.s && range.hi / self.s <= last
+        let ends = quotients(self.scheme.qmin(), self.scheme.qmax(), self.z);
+        self.ieee && are_ordinary(range.lo, range.hi, self.s, ends)
     }
 
     /// Makes something of every value.

@@ -42,7 +42,7 @@ impl Lanes {
             let (d, mut errors) = (&mut d[half], [0.0; LANES]);
             for i in 0..LANES {
                 let grid = grid(i);
-                errors[i] = unit.less(floats[half][i] * grid.s, x[LANES * half + i], grid.per_step);
+                errors[i] = unit.minus_product(floats[half][i] * grid.s, x[LANES * half + i], grid.per_step);
             }
             for (largest, error) in self.largest.iter_mut().zip(errors) {
                 // As numbers of the same sign, patterns order as their values do.
@@ -110,6 +110,18 @@ fn pairs([a, b]: [[i32; LANES]; 2], part: impl Fn(i32) -> i32) -> [i32; LANES] {
     pairs
 }
 
+/// `D D` of its halves' products.
+#[inline(always)]
+fn noise_of(hh: i64, hl: i64, ll: i64) -> i64 {
+    (hh << 24) + (hl << 13) + ll
+}
+
+/// `Q D`, or `P D`, of its halves' products.
+#[inline(always)]
+fn cross_of(hq: i64, lq: i64) -> i64 {
+    (hq << 12) + lq
+}
+
 /// What [`Lanes`] make together.
 #[inline(always)]
 fn unit_sums(largest: i32, sums: [i64; SUMS], wide_sums: [i64; WIDE_SUMS], s: f32) -> UnitSums {
@@ -118,9 +130,9 @@ fn unit_sums(largest: i32, sums: [i64; SUMS], wide_sums: [i64; WIDE_SUMS], s: f3
     UnitSums {
         max_bits: OwnGrid::loss_bits(largest, s),
         abs: unsigned(abs),
-        noise: unsigned((hh << 24) + (hl << 13) + ll),
+        noise: unsigned(noise_of(hh, hl, ll)),
         codes: unsigned((pp << 16) + (pq << 9) + qq),
-        cross: ((hp << 20) + (lp << 8) + (hq << 12) + lq).into(),
+        cross: ((cross_of(hp, lp) << 8) + cross_of(hq, lq)).into(),
     }
 }
 
@@ -242,8 +254,8 @@ impl Kernel for OwnSumsOfEach<'_> {
             each.largest[i] = f32::from_bits(OwnGrid::loss_bits(largest[i], s));
             each.abs[i] = abs[i].cast_unsigned();
             each.codes[i] = qq[i].into();
-            each.cross[i] = (i64::from(hq[i]) << 12) + i64::from(lq[i]);
-            let noise = (i64::from(hh[i].cast_unsigned()) << 24) + (i64::from(hl[i]) << 13) + i64::from(ll[i]);
+            each.cross[i] = cross_of(hq[i].into(), lq[i].into());
+            let noise = noise_of(hh[i].cast_unsigned().into(), hl[i].into(), ll[i].into());
             // The square of the grid's step, which a float holds.
             let square = f64::from_bits(u64::from(2 * (s.to_bits() >> 23) + 1023 - 2 * 151) << 52);
             (each.noise[i], each.rounded_noise[i]) = (noise, noise as f64 * square);
@@ -272,6 +284,7 @@ impl OwnSumsOfEach<'_> {
             unit.columns(std::array::from_fn(|i| &units[i][square]), &mut columns);
             for x in columns.0.as_flattened().as_chunks::<CHUNK>().0 {
                 let mut steps = Steps { floats: [[0.0; LANES]; 2], whole: [[0; LANES]; 2] };
+                // Values are rounded once more: columns of their codes would cost as much.
                 for half in 0..2 {
                     let (floats, whole) = (&mut steps.floats[half], &mut steps.whole[half]);
                     for i in 0..LANES {

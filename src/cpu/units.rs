@@ -1,6 +1,6 @@
 //! Range units that fit in a core's cache: range, scale and codes of one after the other, in one read of the tensor.
 
-use super::code::{Coder, Made, WHOLE, quotients};
+use super::code::{Coder, Made, WHOLE, are_ordinary, quotients};
 use super::float_env;
 use super::fold::{BLOCK_ELEMS, FEW_ELEMS, TASK_ELEMS, Values, blocks, blocks_of, runs};
 use super::loss;
@@ -272,13 +272,12 @@ impl Step<'_> {
             plain_zero_points(lo, scales, scheme, zero_points);
         }
         let (qmin, qmax) = (scheme.qmin(), scheme.qmax());
-        let mut clipped = 0u32;
+        let mut ordinary = finite;
         for (((&lo, &hi), &s), &z) in lo.iter().zip(&*hi).zip(&*scales).zip(&*zero_points) {
-            let (first, last) = quotients(qmin, qmax, z);
-            clipped |= u32::from(!(simd::is_divisor(s) & (first <= lo / s) & (hi / s <= last)));
+            ordinary &= are_ordinary(lo, hi, s, quotients(qmin, qmax, z));
         }
         let made = T::from_sum(scheme);
-        if !finite || clipped != 0 {
+        if !ordinary {
             let mut counts = Counts::default();
             let each = x.chunks(unit_elems).zip(out.chunks_mut(unit_elems)).zip(scales).zip(zero_points);
             for (((x, out), &mut s), &mut z) in each {
@@ -301,8 +300,6 @@ impl Step<'_> {
         spread(scales, unit_elems, s_of);
         if scheme.has_zero_point() {
             spread(zero_points, unit_elems, z_of);
-        }
-        if scheme.has_zero_point() {
             encode_each(x, s_of, z_of, made, out);
         } else {
             // The zeros that stand there are no loop's affair.

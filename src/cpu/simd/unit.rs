@@ -24,7 +24,7 @@ pub(in super::super) trait Unit: Copy {
 
     /// `y - x step`, rounded once, where the product is a float.
     #[inline(always)]
-    fn less(self, y: f32, x: f32, step: f32) -> f32 {
+    fn minus_product(self, y: f32, x: f32, step: f32) -> f32 {
         y - x * step
     }
 
@@ -128,9 +128,18 @@ mod x86 {
         }
     }
 
+    /// Adds products of parts to the lanes of theirs, or in turn to so many of the first ones.
     #[inline(always)]
-    fn add(to: &mut [i32], more: &[i32]) {
-        to.iter_mut().zip(more).for_each(|(to, more)| *to = to.wrapping_add(*more));
+    fn add_parts<V, const PARTS: usize, const PART: usize>(
+        (to, lanes): (&mut [i32; LANES], usize),
+        (a, b): ([V; PARTS], [V; PARTS]),
+        products: impl Fn(V, V) -> [i32; PART],
+    ) {
+        for (i, (a, b)) in a.into_iter().zip(b).enumerate() {
+            for (to, product) in to[PART * i % lanes..].iter_mut().zip(products(a, b)) {
+                *to = to.wrapping_add(product);
+            }
+        }
     }
 
     impl Unit for Any {
@@ -142,21 +151,17 @@ mod x86 {
 
         #[inline(always)]
         fn add_products(self, to: &mut [i32; LANES], a: [i32; LANES], b: [i32; LANES]) {
-            let (a, b): ([__m128i; 4], [__m128i; 4]) = (cast(a), cast(b));
-            for (i, (a, b)) in a.into_iter().zip(b).enumerate() {
-                // SAFETY: SSE2 is everywhere.
-                add(&mut to[4 * i..], &cast::<_, [i32; 4]>(unsafe { _mm_madd_epi16(a, b) }));
-            }
+            // SAFETY: SSE2 is everywhere.
+            let products = |a, b| cast(unsafe { _mm_madd_epi16(a, b) });
+            add_parts::<__m128i, 4, 4>((to, LANES), (cast(a), cast(b)), products);
         }
 
         // To few lanes: 16 registers hold no more.
         #[inline(always)]
         fn add_products_to_any(self, to: &mut [i32; LANES], a: [i32; LANES], b: [i32; LANES]) {
-            let (a, b): ([__m128i; 4], [__m128i; 4]) = (cast(a), cast(b));
-            for (i, (a, b)) in a.into_iter().zip(b).enumerate() {
-                // SAFETY: SSE2 is everywhere.
-                add(&mut to[i % 2 * 4..], &cast::<_, [i32; 4]>(unsafe { _mm_madd_epi16(a, b) }));
-            }
+            // SAFETY: SSE2 is everywhere.
+            let products = |a, b| cast(unsafe { _mm_madd_epi16(a, b) });
+            add_parts::<__m128i, 4, 4>((to, 8), (cast(a), cast(b)), products);
         }
     }
 
@@ -174,25 +179,21 @@ mod x86 {
 
         #[inline(always)]
         fn add_products(self, to: &mut [i32; LANES], a: [i32; LANES], b: [i32; LANES]) {
-            let (a, b): ([__m256i; 2], [__m256i; 2]) = (cast(a), cast(b));
-            for (i, (a, b)) in a.into_iter().zip(b).enumerate() {
-                // SAFETY: `self` is where AVX2 is.
-                add(&mut to[8 * i..], &cast::<_, [i32; 8]>(unsafe { _mm256_madd_epi16(a, b) }));
-            }
+            // SAFETY: `self` is where AVX2 is.
+            let products = |a, b| cast(unsafe { _mm256_madd_epi16(a, b) });
+            add_parts::<__m256i, 2, 8>((to, LANES), (cast(a), cast(b)), products);
         }
 
         // To few lanes: 16 registers hold no more.
         #[inline(always)]
         fn add_products_to_any(self, to: &mut [i32; LANES], a: [i32; LANES], b: [i32; LANES]) {
-            let (a, b): ([__m256i; 2], [__m256i; 2]) = (cast(a), cast(b));
-            for (a, b) in a.into_iter().zip(b) {
-                // SAFETY: `self` is where AVX2 is.
-                add(to, &cast::<_, [i32; 8]>(unsafe { _mm256_madd_epi16(a, b) }));
-            }
+            // SAFETY: `self` is where AVX2 is.
+            let products = |a, b| cast(unsafe { _mm256_madd_epi16(a, b) });
+            add_parts::<__m256i, 2, 8>((to, 8), (cast(a), cast(b)), products);
         }
 
         #[inline(always)]
-        fn less(self, y: f32, x: f32, step: f32) -> f32 {
+        fn minus_product(self, y: f32, x: f32, step: f32) -> f32 {
             (-x).mul_add(step, y)
         }
 
@@ -226,11 +227,12 @@ mod x86 {
         #[inline(always)]
         fn add_products(self, to: &mut [i32; LANES], a: [i32; LANES], b: [i32; LANES]) {
             // SAFETY: `self` is where AVX-512 BW is.
-            add(to, &cast::<_, [i32; LANES]>(unsafe { _mm512_madd_epi16(cast(a), cast(b)) }));
+            let products = |a, b| cast(unsafe { _mm512_madd_epi16(a, b) });
+            add_parts::<__m512i, 1, 16>((to, LANES), (cast(a), cast(b)), products);
         }
 
         #[inline(always)]
-        fn less(self, y: f32, x: f32, step: f32) -> f32 {
+        fn minus_product(self, y: f32, x: f32, step: f32) -> f32 {
             (-x).mul_add(step, y)
         }
 
@@ -311,7 +313,8 @@ mod tests {
                 let (Self(x, [a, b]), mut products, mut to_any) = (self, [1; LANES], [1; LANES]);
                 unit.add_products(&mut products, a, b);
                 unit.add_products_to_any(&mut to_any, a, b);
-                let rows: [[f32; LANES]; LANES] = std::array::from_fn(|i| x.map(|x| unit.less(x, i as f32, 0.25)));
+                let rows: [[f32; LANES]; LANES] =
+                    std::array::from_fn(|i| x.map(|x| unit.minus_product(x, i as f32, 0.25)));
                 let mut columns = Square([[0.0; LANES]; LANES]);
                 unit.columns(rows.each_ref(), &mut columns);
                 (unit.nearest(x), products, to_any.into_iter().fold(0, i32::wrapping_add), columns.0)
