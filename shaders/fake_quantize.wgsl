@@ -9,7 +9,7 @@ var<private> by_four: bool;
 
 fn open_unit(unit: u32) {
     unit_recipe = recipe_of(unit);
-    by_four = open_four(unit_recipe) && open_values(unit_recipe);
+    by_four = open_four(unit_recipe) && open_values(unit_recipe.s);
 }
 
 fn fetch(v: u32) -> vec4<u32> { return x4(v); }
@@ -28,7 +28,7 @@ fn visit(c: u32) {
 
 fn visit_four(f: vec4<u32>) -> bool {
     let four = four_of(f);
-    values = values_of(four, unit_recipe);
+    values = values_of(four, unit_recipe.s);
     return by_four && four.certain;
 }
 

@@ -1,11 +1,12 @@
-// Quantize in one read: an invocation holds 32 neighbouring slots from their range to their codes. For chunks of whole units
+// Quantize in one read: an invocation holds 32 neighbouring slots from their range to their codes, or to their de-quantized
+// values (VALUES). For chunks of whole units
 // that follow each other, each of a multiple of 32 slots and at most a workgroup's. Twin: src/cpu/quantize.rs.
 // Needs from the prelude: ALONE, whether a unit is one invocation's; UNCLIPPED, whether no finite value is clipped by its
 // unit's own scale, and codes have at most 127 steps: by the largest magnitude over the last code, where neither the scale nor
 // the quotient is off by more than 2^-24 of itself. Composed with no_loss.wgsl or loss_sums.wgsl.
 
 @group(0) @binding(3) var<storage, read_write> scales: array<u32>;
-@group(0) @binding(4) var<storage, read_write> codes: array<vec4<u32>>;
+@group(0) @binding(4) var<storage, read_write> out: array<vec4<u32>>;
 @group(0) @binding(6) var<storage, read_write> zero_points: array<i32>;
 
 const SHARED = select(WORKGROUP, 1u, ALONE);
@@ -16,13 +17,14 @@ var<private> hi: u32;
 var<private> lo: u32;           // UNCLIPPED: the complement of the least key, for what is not finite has the least ones
 var<private> doubt: u32;        // bit k: the invocation's k-th vector of four is to be visited slot by slot
 var<private> own: Recipe;
+var<private> first: u32;        // where the invocation's codes or values begin, in vectors of words
 var<private> most_key: u32;     // UNCLIPPED: of the upper end of the range, where the loss has to know it
 
 // Where an invocation's slots lie, and those of its unit.
 struct Piece { v: u32, slot: u32, unit: u32, is_first: bool }
 
 @compute @workgroup_size(WORKGROUP)
-fn quantize(
+fn held(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
@@ -104,22 +106,22 @@ fn hold(
         if (params.has_zero_point == 1u) { zero_points[params.zero_points_at + piece.unit] = z; }
     }
     open_sums(s, z, known);
-    if (!is_quick(s) || !sums_by_four()) { doubt = 0xffu; }
-    let first = params.out_at + piece.v * CODE_BITS / 8u;     // in words; a multiple of four
+    if (!is_quick(s) || !sums_by_four() || (VALUES && !open_values(s))) { doubt = 0xffu; }
+    first = params.out_at / 4u + select(piece.v * CODE_BITS / 32u, piece.v, VALUES);
     let p = at_once(a, 0u);
     let q = at_once(b, 1u);
     let r = at_once(c, 2u);
     let t = at_once(d, 3u);
-    put(first, 0u, p, q, r, t);
+    put(0u, p, q, r, t);
     let i = at_once(e, 4u);
     let j = at_once(f, 5u);
     let k = at_once(g, 6u);
     let l = at_once(h, 7u);
-    put(first, 1u, i, j, k, l);
-    if (CODE_BITS == 4u) { codes[first / 4u] = vec4<u32>(halves(p, q), halves(r, t), halves(i, j), halves(k, l)); }
+    put(1u, i, j, k, l);
+    if (CODE_BITS == 4u && !VALUES) { out[first] = vec4<u32>(halves(p, q), halves(r, t), halves(i, j), halves(k, l)); }
     if (UNCLIPPED && doubt != 0u) { own = recipe(s, z, params.qmin, params.qmax, false); }
     while (doubt != 0u) {
-        one_by_one(piece.v, first, 31u - countLeadingZeros(max(doubt & (0u - doubt), 1u)));
+        one_by_one(piece.v, 31u - countLeadingZeros(max(doubt & (0u - doubt), 1u)));
     }
     if (ALONE) {
         store_sums(params.losses_at + piece.unit * LOSS_WORDS, known);
@@ -167,21 +169,23 @@ fn share_most(slot: u32) {
     most_key = atomicLoad(&unit_lo[slot]);
 }
 
-// The codes of the k-th vector, as packed.
+// The codes of the k-th vector, as packed. Values are stored at once.
 fn at_once(b: vec4<u32>, k: u32) -> vec2<u32> {
     var four: FourSteps;
-    if (UNCLIPPED) { four = four_inner_steps(b, unit_quick); } else { four = four_of(b); }
+    if (UNCLIPPED) { four = four_inner_steps(b, unit_quick, FUSED); } else { four = four_of(b); }
     doubt |= select(1u << (k & 31u), 0u, four.certain);
     if (FUSED) { visit_four_loss(b, four, ((doubt >> (k & 31u)) & 1u) == 0u); }
+    if (VALUES) { out[first + k] = values_of(four, own.s); }
     return words_of(four, select(own.z, 0, UNCLIPPED));
 }
 
 // Stores four vectors, the first or the second ones, of codes of 8 or 16 bits.
-fn put(first: u32, nth: u32, p: vec2<u32>, q: vec2<u32>, r: vec2<u32>, t: vec2<u32>) {
-    if (CODE_BITS == 8u) { codes[first / 4u + nth] = vec4<u32>(p.x, q.x, r.x, t.x); }
+fn put(nth: u32, p: vec2<u32>, q: vec2<u32>, r: vec2<u32>, t: vec2<u32>) {
+    if (VALUES) { return; }
+    if (CODE_BITS == 8u) { out[first + nth] = vec4<u32>(p.x, q.x, r.x, t.x); }
     if (CODE_BITS == 16u) {
-        codes[first / 4u + 2u * nth] = vec4<u32>(p, q);
-        codes[first / 4u + 2u * nth + 1u] = vec4<u32>(r, t);
+        out[first + 2u * nth] = vec4<u32>(p, q);
+        out[first + 2u * nth + 1u] = vec4<u32>(r, t);
     }
 }
 
@@ -189,19 +193,28 @@ fn put(first: u32, nth: u32, p: vec2<u32>, q: vec2<u32>, r: vec2<u32>, t: vec2<u
 fn halves(p: vec2<u32>, q: vec2<u32>) -> u32 { return p.x | (q.x << 16u); }
 
 // The k-th vector, slot by slot, over what was stored of it; of 4-bit codes both vectors of its word.
-fn one_by_one(v: u32, first: u32, k: u32) {
-    const VECTORS = select(1u, 2u, CODE_BITS == 4u);
+fn one_by_one(v: u32, k: u32) {
+    const VECTORS = select(1u, 2u, CODE_BITS == 4u && !VALUES);
     let begin = k & ~(VECTORS - 1u);
     var words = vec2<u32>();
+    var values: vec4<u32>;
     for (var c = 0u; c < 4u * VECTORS; c++) {
         let b = x4(v + begin + c / 4u)[c % 4u];
         let field = field_of(b, own);
-        words[CODE_BITS * c / 32u] |= field << ((CODE_BITS * c) & 31u);
         count(b, own);
+        if (VALUES) {
+            values[c] = value_of(field, own.s, own.z);
+        } else {
+            words[CODE_BITS * c / 32u] |= field << ((CODE_BITS * c) & 31u);
+        }
         if (((doubt >> ((begin + c / 4u) & 31u)) & 1u) == 1u) { visit_loss(b, field); }
     }
-    let at = first + begin * CODE_BITS / 8u;
-    codes[at / 4u][at % 4u] = words.x;
-    if (CODE_BITS == 16u) { codes[at / 4u][at % 4u + 1u] = words.y; }
+    if (VALUES) {
+        out[first + k] = values;
+    } else {
+        let at = 4u * first + begin * CODE_BITS / 8u;
+        out[at / 4u][at % 4u] = words.x;
+        if (CODE_BITS == 16u) { out[at / 4u][at % 4u + 1u] = words.y; }
+    }
     doubt &= ~(((1u << VECTORS) - 1u) << (begin & 31u));
 }

@@ -2,7 +2,7 @@
 // whole numbers and so do not depend on order; src/loss.rs defines them.
 // Needs from the prelude: FUSED and ONCE (bool), LOSS_WORDS, and where a unit's sums stand among its words, lowest word
 // first: MAX_AT, the largest loss; ABS_AT, sum |D|; NOISE_AT, sum D^2; CODES_AT, sum Q^2; CROSS_AT, sum Q D in
-// two's complement, three words up to SUM_WORDS.
+// two's complement, three words. And SLOT_WORDS, see loss_slots.
 
 @group(0) @binding(5) var<storage, read_write> losses: array<atomic<u32>>;      // LOSS_WORDS per unit
 
@@ -21,19 +21,21 @@ var<private> four_sums: FourSums;
 // What visit_four_loss adds up; fold_fours makes the sums of it. D is 2^12 h + l, l from 0.
 struct FourSums { abs: u32, ll: u32, hl: u32, hh: u32, kk: u32, kl: u32, kh: u32 }
 
-// A tile that is quantized once sees few units; what is summed by its invocation alone needs no slot.
+// A run's slot: the largest loss, and of each of the four sums three words that 22 bits of an invocation's go into, of the highest
+// ones 20 with their sign: what at most 1024 invocations add, each once, does not overflow, and none has to wait for what another
+// one carries. A tile that is quantized once sees few units; what is summed by its invocation alone needs no slot.
 const LOSS_SLOTS = select(select(SLOTS, ONCE_UNITS, ONCE), 1u, ALONE);
-var<workgroup> loss_slots: array<atomic<u32>, LOSS_SLOTS * SUM_WORDS>;
+var<workgroup> loss_slots: array<atomic<u32>, LOSS_SLOTS * SLOT_WORDS>;
 
 // The largest loss of a unit of the tile, beyond a step; known before any loss is summed.
-fn know_largest(slot: u32, largest: u32) { atomicMax(&loss_slots[slot * SUM_WORDS + MAX_AT], largest); }
+fn know_largest(slot: u32, largest: u32) { atomicMax(&loss_slots[slot * SLOT_WORDS], largest); }
 
 fn open_loss(unit: u32, slot: u32, s: u32, z: i32) {
     // Other invocations raise the largest loss meanwhile, but not across the grid's limit: beyond a step it
     // was set before, and losses up to a step leave the grid as it is.
     var largest: u32;
     if (ONCE) {
-        largest = atomicLoad(&loss_slots[slot * SUM_WORDS + MAX_AT]);
+        largest = atomicLoad(&loss_slots[slot * SLOT_WORDS]);
     } else {
         largest = atomicLoad(&losses[params.losses_at + unit * LOSS_WORDS + MAX_AT]);
     }
@@ -94,7 +96,7 @@ fn visit_four_loss(b: vec4<u32>, four: FourSteps, certain: bool) {
     if (!certain) { return; }
     let a = b & vec4<u32>(MAGNITUDE);
     let k = four.steps;
-    let d = four_values_to_grid(k, loss_s) - four_to_grid(a, four.z, loss_s);
+    let d = four_values_to_grid(k, loss_s) - four.z;
     let size = min(d, vec4<u32>() - d);
     let h = bitcast<vec4<u32>>(bitcast<vec4<i32>>(d) >> vec4<u32>(12u));
     let l = d & vec4<u32>(0xfffu);
@@ -105,9 +107,9 @@ fn visit_four_loss(b: vec4<u32>, four: FourSteps, certain: bool) {
     four_sums.kk += total(k * k);
     four_sums.kl += total(k * l);
     four_sums.kh += total(k * h);
-    let zero = k == vec4<u32>();
-    let x = select(vec4<u32>(), a, zero);
-    let far = select(size, vec4<u32>(), zero);
+    let small = a < vec4<u32>(base(loss_s));
+    let x = select(vec4<u32>(), a, small);
+    let far = select(size, vec4<u32>(), small);
     largest_x = max(largest_x, max(max(x.x, x.y), max(x.z, x.w)));
     largest_d = max(largest_d, max(max(far.x, far.y), max(far.z, far.w)));
 }
@@ -134,49 +136,50 @@ fn largest_loss() -> u32 {
 
 fn sign_word(top: u32) -> u32 { return bitcast<u32>(bitcast<i32>(top) >> 31u); }
 
-// Adds a word and a carry to a word of the slots or of the units, and returns the carry to the next. Each wrap
-// of a word is seen by exactly one atomicAdd, which carries it on; so a sum of several words is exact in any
-// order. Where value + carry is 0, either both are, or the two wrapped and the carry goes on.
-fn add_word(to_slot: bool, i: u32, value: u32, carry: u32) -> u32 {
+// Adds a word and a carry to a word of a unit, and returns the carry to the next. Each wrap of a word is seen by exactly one
+// atomicAdd, which carries it on; so a sum of several words is exact in any order. Where value + carry is 0, either both are,
+// or the two wrapped and the carry goes on.
+fn add_word(i: u32, value: u32, carry: u32) -> u32 {
     let sum = value + carry;
     if (sum == 0u) { return carry; }
-    var old: u32;
-    if (to_slot) {
-        old = atomicAdd(&loss_slots[i], sum);
-    } else {
-        old = atomicAdd(&losses[i], sum);
-    }
+    let old = atomicAdd(&losses[i], sum);
     return select(0u, 1u, old + sum < old);
 }
 
-// Adds the invocation's sums to the words that begin at `at`.
-fn add_sums(to_slot: bool, at: u32) {
-    var carry = add_word(to_slot, at + ABS_AT, abs_sum.x, 0u);
-    carry = add_word(to_slot, at + ABS_AT + 1u, abs_sum.y, carry);
-    add_word(to_slot, at + ABS_AT + 2u, 0u, carry);
-    carry = add_word(to_slot, at + NOISE_AT, noise_sum.x, 0u);
-    carry = add_word(to_slot, at + NOISE_AT + 1u, noise_sum.y, carry);
-    carry = add_word(to_slot, at + NOISE_AT + 2u, 0u, carry);
-    add_word(to_slot, at + NOISE_AT + 3u, 0u, carry);
-    carry = add_word(to_slot, at + CODES_AT, codes_sum.x, 0u);
-    carry = add_word(to_slot, at + CODES_AT + 1u, codes_sum.y, carry);
-    add_word(to_slot, at + CODES_AT + 2u, 0u, carry);
-    carry = add_word(to_slot, at + CROSS_AT, cross_sum.x, 0u);
-    carry = add_word(to_slot, at + CROSS_AT + 1u, cross_sum.y, carry);
-    add_word(to_slot, at + CROSS_AT + 2u, sign_word(cross_sum.y), carry);
+// Adds three words, lowest first, to those that begin there.
+fn add_three(at: u32, low: vec2<u32>, top: u32) -> u32 {
+    return add_word(at + 2u, top, add_word(at + 1u, low.y, add_word(at, low.x, 0u)));
 }
 
 fn flush_loss(slot: u32) {
     if (FUSED) { fold_fours(); }
+    let at = slot * SLOT_WORDS;
     let largest = largest_loss();
-    if (largest != 0u) { atomicMax(&loss_slots[slot * SUM_WORDS + MAX_AT], largest); }
-    add_sums(true, slot * SUM_WORDS);
+    if (largest != 0u) { atomicMax(&loss_slots[at], largest); }
+    add_pieces(at + 1u, abs_sum, abs_sum.y >> 12u);
+    add_pieces(at + 4u, noise_sum, noise_sum.y >> 12u);
+    add_pieces(at + 7u, codes_sum, codes_sum.y >> 12u);
+    add_pieces(at + 10u, cross_sum, bitcast<u32>(bitcast<i32>(cross_sum.y) >> 12u));
+}
+
+fn add_pieces(at: u32, sum: vec2<u32>, top: u32) {
+    add_piece(at, sum.x & 0x3fffffu);
+    add_piece(at + 1u, (sum.x >> 22u) | ((sum.y & 0xfffu) << 10u));
+    add_piece(at + 2u, top);
+}
+
+fn add_piece(at: u32, piece: u32) {
+    if (piece != 0u) { atomicAdd(&loss_slots[at], piece); }
 }
 
 fn flush_loss_to_unit(unit: u32) {
     let largest = largest_loss();
     if (largest != 0u) { atomicMax(&losses[params.losses_at + unit * LOSS_WORDS + MAX_AT], largest); }
-    add_sums(false, params.losses_at + unit * LOSS_WORDS);
+    let at = params.losses_at + unit * LOSS_WORDS;
+    add_three(at + ABS_AT, abs_sum, 0u);
+    add_word(at + NOISE_AT + 3u, 0u, add_three(at + NOISE_AT, noise_sum, 0u));
+    add_three(at + CODES_AT, codes_sum, 0u);
+    add_three(at + CROSS_AT, cross_sum, sign_word(cross_sum.y));
 }
 
 // The sums of a unit that is the invocation's alone, and what was known of its largest loss.
@@ -197,24 +200,42 @@ fn store_three(at: u32, low: vec2<u32>, top: u32) {
 }
 
 fn begin_loss(tile: u32, lane: u32) {
-    let words = min(slots_of(tile), LOSS_SLOTS) * SUM_WORDS;
+    let words = min(slots_of(tile), LOSS_SLOTS) * SLOT_WORDS;
     for (var i = lane; i < words; i += WORKGROUP) { atomicStore(&loss_slots[i], 0u); }
     workgroupBarrier();
 }
 
-// A slot's words to its unit's.
+// A slot's words to its unit's, an invocation for each sum: they are far away. Who quantizes a unit once has all of it.
 fn drain_loss(tile: u32, lane: u32) {
     workgroupBarrier();
-    let slots = min(slots_of(tile), LOSS_SLOTS);
-    for (var slot = lane; slot < slots; slot += WORKGROUP) {
-        let source = slot * SUM_WORDS;
+    let sums = 4u * min(slots_of(tile), LOSS_SLOTS);
+    for (var i = lane; i < sums; i += WORKGROUP) {
+        let slot = i / 4u;
+        let nth = i % 4u;
+        let source = slot * SLOT_WORDS;
         let to = params.losses_at + unit_of_slot(tile, slot) * LOSS_WORDS;
-        let largest = atomicLoad(&loss_slots[source + MAX_AT]);
-        if (largest != 0u) { atomicMax(&losses[to + MAX_AT], largest); }
-        // No sum overflows its words, so that none carries into the next; what leaves the last, signed one is dropped.
-        var carry = 0u;
-        for (var w = ABS_AT; w < SUM_WORDS; w++) {
-            carry = add_word(false, to + w, atomicLoad(&loss_slots[source + w]), carry);
+        if (nth == 0u) {
+            let largest = atomicLoad(&loss_slots[source]);
+            if (ONCE) {
+                atomicStore(&losses[to + MAX_AT], largest);
+            } else if (largest != 0u) {
+                atomicMax(&losses[to + MAX_AT], largest);
+            }
+        }
+        let first = source + 1u + 3u * nth;
+        let p = atomicLoad(&loss_slots[first]);
+        let q = atomicLoad(&loss_slots[first + 1u]);
+        let t = atomicLoad(&loss_slots[first + 2u]);
+        let low = add_wide(vec2<u32>(p, 0u), vec2<u32>(q << 22u, q >> 10u));
+        let middle = low.y + (t << 12u);
+        let top = bitcast<u32>(bitcast<i32>(t) >> 20u) + select(0u, 1u, middle < low.y);
+        let at = to + vec4<u32>(ABS_AT, NOISE_AT, CODES_AT, CROSS_AT)[nth];
+        if (ONCE) {
+            store_three(at, vec2<u32>(low.x, middle), top);
+            if (nth == 1u) { atomicStore(&losses[at + 3u], 0u); }
+        } else {
+            let carry = add_three(at, vec2<u32>(low.x, middle), top);
+            if (nth == 1u) { add_word(at + 3u, 0u, carry); }
         }
     }
 }

@@ -33,9 +33,9 @@ fn four_of(b: vec4<u32>) -> FourSteps {
 
 fn words_of(four: FourSteps, z: i32) -> vec2<u32> { return pack(four.steps); }
 
-fn open_values(r: Recipe) -> bool { return true; }
+fn open_values(s: u32) -> bool { return true; }
 
-fn values_of(four: FourSteps, r: Recipe) -> vec4<u32> { return four_widened(four.steps); }
+fn values_of(four: FourSteps, s: u32) -> vec4<u32> { return four_widened(four.steps); }
 
 fn four_widened(f: vec4<u32>) -> vec4<u32> {
     if (HALF) { return vec4<u32>(from_f16(f.x), from_f16(f.y), from_f16(f.z), from_f16(f.w)); }

@@ -28,7 +28,7 @@ fn open_four(r: Recipe) -> bool {
 
 fn four_of(b: vec4<u32>) -> FourSteps {
     if (CODE_BITS == 16u) { return four_wide_steps(b, unit_quick); }
-    return four_steps(b, unit_quick);
+    return four_steps(b, unit_quick, FUSED);
 }
 
 fn words_of(four: FourSteps, z: i32) -> vec2<u32> {
@@ -38,15 +38,14 @@ fn words_of(four: FourSteps, z: i32) -> vec2<u32> {
 
 
 // Whether their values do.
-fn open_values(r: Recipe) -> bool { return CODE_BITS == 16u || is_direct(r.s); }
+fn open_values(s: u32) -> bool { return CODE_BITS == 16u || is_direct(s); }
 
-fn values_of(four: FourSteps, r: Recipe) -> vec4<u32> {
-    let q = signed_steps(four);
+fn values_of(four: FourSteps, s: u32) -> vec4<u32> {
     if (CODE_BITS == 16u) {
-        let d = bitcast<vec4<i32>>(q);
-        return vec4<u32>(decode(d.x, r.s), decode(d.y, r.s), decode(d.z, r.s), decode(d.w, r.s));
+        let d = bitcast<vec4<i32>>(signed_steps(four));
+        return vec4<u32>(decode(d.x, s), decode(d.y, s), decode(d.z, s), decode(d.w, s));
     }
-    return four_values(q, r.s);
+    return four_values(four.steps, four.neg, s);
 }
 
 fn signed_steps(four: FourSteps) -> vec4<u32> { return select(four.steps, vec4<u32>() - four.steps, four.neg); }
@@ -58,5 +57,7 @@ fn is_four(s: u32, z: i32) -> bool {
 
 fn unpacked_values(f: vec4<u32>, s: u32, z: i32) -> vec4<u32> {
     let sign = vec4<u32>(params.sign_bit);
-    return four_values((f ^ sign) - sign - bitcast<u32>(z), s);
+    let q = (f ^ sign) - sign - bitcast<u32>(z);
+    let neg = q >= vec4<u32>(SIGN);
+    return four_values(select(q, vec4<u32>() - q, neg), neg, s);
 }

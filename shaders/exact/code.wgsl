@@ -163,14 +163,16 @@ fn quick(r: Recipe) -> Quick {
 // `narrow` of four values whose codes are not in doubt. In doubt, and perhaps wrong, is what is clipped or not finite, of which
 // there is less than nothing left to the window's end, and
 // what lies so near a threshold that theta matters: theta is below 512, and d + 512 then below 1024.
-fn four_steps(b: vec4<u32>, q: Quick) -> FourSteps {
+fn four_steps(b: vec4<u32>, q: Quick, on_grid: bool) -> FourSteps {
     let neg = b >= vec4<u32>(SIGN);
-    let c = max(b & vec4<u32>(MAGNITUDE), vec4<u32>(q.low)) - q.low;
+    let a = b & vec4<u32>(MAGNITUDE);
+    let c = max(a, vec4<u32>(q.low)) - q.low;
     let left = select(vec4<u32>(q.window_p), vec4<u32>(q.window_n), neg) - c;
     let m = (c & vec4<u32>(0x007fffffu)) | vec4<u32>(HIDDEN);
     let sh = (c >> vec4<u32>(23u)) & vec4<u32>(31u);
-    let z = m << sh;
     let guess = ((m >> ((16u - sh) & vec4<u32>(31u))) * q.factor + (0x00200000u + q.factor + 128u)) >> vec4<u32>(22u);
+    var z = m << sh;
+    if (on_grid) { z = four_to_grid(a, q.low); }
     let d = z + q.middle - guess * q.step;
     let within = (left.x | left.y | left.z | left.w) < SIGN;
     return FourSteps(guess - (d >> vec4<u32>(31u)), neg, within && min(min(d.x, d.y), min(d.z, d.w)) >= 1024u, z);
@@ -184,14 +186,27 @@ fn inner_quick(s: u32) -> Quick {
 
 // `four_steps` of values that are finite and have codes of at most 127 steps that are not clipped. Z is below 255 ms then, and so
 // below 2^32.
-fn four_inner_steps(b: vec4<u32>, q: Quick) -> FourSteps {
+fn four_inner_steps(b: vec4<u32>, q: Quick, on_grid: bool) -> FourSteps {
     let neg = b >= vec4<u32>(SIGN);
-    let c = max(b & vec4<u32>(MAGNITUDE), vec4<u32>(q.low)) - q.low;
+    let a = b & vec4<u32>(MAGNITUDE);
+    let c = max(a, vec4<u32>(q.low)) - q.low;
     let m = (c & vec4<u32>(0x007fffffu)) | vec4<u32>(HIDDEN);
-    let z = m << ((c >> vec4<u32>(23u)) & vec4<u32>(31u));
+    var z = m << ((c >> vec4<u32>(23u)) & vec4<u32>(31u));
+    if (on_grid) { z = four_to_grid(a, q.low); }
     let guess = ((z >> vec4<u32>(16u)) * q.factor + (0x00200000u + q.factor + 128u)) >> vec4<u32>(22u);
     let d = z + q.middle - guess * q.step;
     return FourSteps(guess - (d >> vec4<u32>(31u)), neg, min(min(d.x, d.y), min(d.z, d.w)) >= 1024u, z);
+}
+
+// `to_grid` of four magnitudes on the grid of such an s, whose base is `low`: from base(s) on significands shifted up, modulo
+// 2^32, and below it down, rounded as in shift_right_rne.
+fn four_to_grid(a: vec4<u32>, low: u32) -> vec4<u32> {
+    let up = (a >> vec4<u32>(23u)) - (low >> 23u);
+    let m = (a & vec4<u32>(0x007fffffu)) | vec4<u32>(HIDDEN);
+    let right = min(vec4<u32>() - up, vec4<u32>(25u));
+    let odd = (m >> right) & vec4<u32>(1u);
+    let small = (m + (vec4<u32>(0x00ffffffu) >> (25u - right)) + odd) >> right;
+    return select(m << (up & vec4<u32>(31u)), small, up >= vec4<u32>(SIGN));
 }
 
 // `wide` of four values; in doubt is what is clipped or not finite.
@@ -230,18 +245,18 @@ fn decode(q: i32, s: u32) -> u32 {
 // Whether four_values is proven for s: normal, and so far from the largest values that 256 s is finite.
 fn is_direct(s: u32) -> bool { return s >= HIDDEN && s < (246u << 23u); }
 
-// `decode` of four codes of at most 255 steps, in two's complement, for such a scale. p = k * ms is below 2^32, and 2^23 or
-// more unless k is 0; with r = 8 - countLeadingZeros(p) bits to drop, one less than half of them, plus the lowest kept bit
-// where any is dropped, carries as in shift_right_rne. A carry to 2^24 goes into the exponent field.
-fn four_values(q: vec4<u32>, s: u32) -> vec4<u32> {
-    let neg = q >= vec4<u32>(SIGN);
-    let k = select(q, vec4<u32>() - q, neg);
+// `decode` of four codes, of at most 255 steps and their signs, for such a scale. p = k * ms is below 2^32, and 2^23 or more
+// unless k is 0; of r = 8 - countLeadingZeros(p) bits to drop `rest` are all set; one less than half of them, plus the lowest
+// kept bit where any is dropped, carries as in shift_right_rne. A carry to 2^24 goes into the exponent field.
+fn four_values(k: vec4<u32>, neg: vec4<bool>, s: u32) -> vec4<u32> {
     let p = k * significand(s);
     let zeros = countLeadingZeros(p | vec4<u32>(HIDDEN));
     let r = 8u - zeros;
-    let odd = min((p >> r) & vec4<u32>(1u), r);
-    let m = (p + (vec4<u32>(0x7fu) >> zeros) + odd) >> r;
-    return select(m + base(s) + (r << vec4<u32>(23u)), vec4<u32>(), k == vec4<u32>()) | select(vec4<u32>(), vec4<u32>(SIGN), neg);
+    let rest = vec4<u32>(0xffu) >> zeros;
+    let odd = (p >> r) & rest & vec4<u32>(1u);
+    let m = (p + (rest >> vec4<u32>(1u)) + odd) >> r;
+    let value = (m + base(s) + (r << vec4<u32>(23u))) | select(vec4<u32>(), vec4<u32>(SIGN), neg);
+    return select(value, vec4<u32>(), k == vec4<u32>());
 }
 
 // |x' - x|, one rounded subtraction, of any two patterns; every NaN is 0x7fc00000.

@@ -41,23 +41,12 @@ fn distance_on_grid(x: u32, out: u32, g: i32) -> i32 {
 // whatever its significand.
 fn is_fine(s: u32) -> bool { return s >= (28u << 23u) && is_direct(s); }
 
-// `to_grid` of four magnitudes on the grid of such an s: from base(s) on what `four_steps` calls z, below it rounded as in
-// shift_right_rne.
-fn four_to_grid(a: vec4<u32>, z: vec4<u32>, s: u32) -> vec4<u32> {
-    let low = (s >> 23u) - 1u;
-    let right = min(low - min(a >> vec4<u32>(23u), vec4<u32>(low - 1u)), vec4<u32>(25u));
-    let m = (a & vec4<u32>(0x007fffffu)) | vec4<u32>(HIDDEN);
-    let odd = (m >> right) & vec4<u32>(1u);
-    let small = (m + (vec4<u32>(0x00ffffffu) >> (25u - right)) + odd) >> right;
-    return select(z, small, a < vec4<u32>(base(s)));
-}
-
 // `to_grid` of the magnitudes of `four_values` of at most 255 steps: their significands, rounded as there, in steps of half a
 // last place of s.
 fn four_values_to_grid(k: vec4<u32>, s: u32) -> vec4<u32> {
     let p = k * significand(s);
     let zeros = countLeadingZeros(p | vec4<u32>(HIDDEN));
-    let r = 8u - zeros;
-    let odd = min((p >> r) & vec4<u32>(1u), r);
-    return ((p + (vec4<u32>(0x7fu) >> zeros) + odd) >> r) << (r + 1u);
+    let rest = vec4<u32>(0xffu) >> zeros;       // the bits to drop
+    let odd = (p >> (8u - zeros)) & rest & vec4<u32>(1u);
+    return ((p + (rest >> vec4<u32>(1u)) + odd) & ~rest) << vec4<u32>(1u);
 }

@@ -148,18 +148,19 @@ pub(crate) fn quick(r: &Recipe) -> Quick {
 
 /// The steps of four values from the zero point, those of negative ones negated, and their `Z`; `None` where one is in doubt.
 #[cfg(test)]
-pub(crate) fn four_steps(b: [u32; 4], q: &Quick) -> Option<([i32; 4], [u32; 4])> {
+pub(crate) fn four_steps(b: [u32; 4], q: &Quick, on_grid: bool) -> Option<([i32; 4], [u32; 4])> {
     let (mut steps, mut grid) = ([0; 4], [0; 4]);
     for (i, b) in b.into_iter().enumerate() {
         let neg = b >= 0x8000_0000;
-        let c = (b & MAGNITUDE).max(q.low) - q.low;
+        let a = b & MAGNITUDE;
+        let c = a.max(q.low) - q.low;
         let left = if neg { q.window_n } else { q.window_p }.wrapping_sub(c);
         if left >> 31 == 1 {
             return None;
         }
         let m = (c & 0x007f_ffff) | 0x0080_0000;
         let sh = c >> 23;
-        let z = m << sh;
+        let z = if on_grid { four_to_grid([a; 4], q.low)[0] } else { m << sh };
         let guess = ((m >> (16 - sh)) * q.factor + (0x0020_0000 + q.factor + 128)) >> 22;
         let d = z.wrapping_add(q.middle).wrapping_sub(guess.wrapping_mul(q.step));
         if d < 1024 {
@@ -180,12 +181,13 @@ pub(crate) fn inner_quick(s: u32) -> Quick {
 
 /// `four_steps` of finite values that are not clipped.
 #[cfg(test)]
-pub(crate) fn four_inner_steps(b: [u32; 4], q: &Quick) -> Option<([i32; 4], [u32; 4])> {
+pub(crate) fn four_inner_steps(b: [u32; 4], q: &Quick, on_grid: bool) -> Option<([i32; 4], [u32; 4])> {
     let (mut steps, mut grid) = ([0; 4], [0; 4]);
     for (i, b) in b.into_iter().enumerate() {
-        let c = (b & MAGNITUDE).max(q.low) - q.low;
+        let a = b & MAGNITUDE;
+        let c = a.max(q.low) - q.low;
         let m = (c & 0x007f_ffff) | 0x0080_0000;
-        let z = m << ((c >> 23) & 31);
+        let z = if on_grid { four_to_grid([a; 4], q.low)[0] } else { m << ((c >> 23) & 31) };
         let guess = ((z >> 16) * q.factor + (0x0020_0000 + q.factor + 128)) >> 22;
         let d = z.wrapping_add(q.middle).wrapping_sub(guess.wrapping_mul(q.step));
         if d < 1024 {
@@ -197,7 +199,20 @@ pub(crate) fn four_inner_steps(b: [u32; 4], q: &Quick) -> Option<([i32; 4], [u32
     Some((steps, grid))
 }
 
-/// The same for codes of more than 255 steps.
+/// `to_grid` of four magnitudes on the grid of the scale that has this base.
+#[cfg(test)]
+pub(crate) fn four_to_grid(a: [u32; 4], low: u32) -> [u32; 4] {
+    a.map(|a| {
+        let up = (a >> 23).wrapping_sub(low >> 23);
+        let m = significand(a);
+        let right = 0u32.wrapping_sub(up).min(25);
+        let odd = (m >> right) & 1;
+        let small = (m + (0x00ff_ffff >> (25 - right)) + odd) >> right;
+        if up >> 31 == 1 { small } else { m << (up & 31) }
+    })
+}
+
+/// `four_steps` of codes of more than 255 steps.
 #[cfg(test)]
 pub(crate) fn four_wide_steps(b: [u32; 4], q: &Quick) -> Option<([i32; 4], [u32; 4])> {
     let (mut steps, mut grid) = ([0; 4], [0; 4]);
@@ -239,15 +254,17 @@ pub(crate) fn is_direct(s: u32) -> bool {
 
 /// `decode` of four codes of at most 255 steps.
 #[cfg(test)]
-pub(crate) fn four_values(q: [i32; 4], s: u32) -> [u32; 4] {
-    q.map(|q| {
-        let k = unsigned_abs(q);
+pub(crate) fn four_values(k: [u32; 4], neg: [bool; 4], s: u32) -> [u32; 4] {
+    std::array::from_fn(|i| {
+        let k = k[i];
         let p = k * significand(s);
         let zeros = (p | 0x0080_0000).leading_zeros();
         let r = 8 - zeros;
-        let m = (p + (0x7f >> zeros) + ((p >> r) & 1).min(r)) >> r;
-        let value = if k == 0 { 0 } else { m + base(s) + (r << 23) };
-        value | if q < 0 { 0x8000_0000 } else { 0 }
+        let rest = 0xff >> zeros;
+        let odd = (p >> r) & rest & 1;
+        let m = (p + (rest >> 1) + odd) >> r;
+        let value = (m + base(s) + (r << 23)) | if neg[i] { 0x8000_0000 } else { 0 };
+        if k == 0 { 0 } else { value }
     })
 }
 
@@ -324,12 +341,16 @@ mod tests {
         let found = (encode(b, r, is_wide), is_clipped(b, r));
         assert_eq!(found, expected(b, r.s, codes), "x {b:#010x}, s {:#010x}, codes and zero point {codes:?}", r.s);
         if is_quick(r.s) {
-            let four = if is_wide { four_wide_steps } else { four_steps }([b; 4], &quick(r));
-            assert!(four.is_none_or(|(four, _)| four == [found.0; 4]), "x {b:#010x}, s {:#010x}, {codes:?}", r.s);
-            assert!(four.is_none() || !found.1 && (b & MAGNITUDE) < INF, "x {b:#010x} is to be counted");
-            if codes.1.min(-codes.0) <= 127 && codes.2 == 0 && found.0.abs() <= 127 && !found.1 && (b & MAGNITUDE) < INF
-            {
-                let inner = four_inner_steps([b; 4], &inner_quick(r.s));
+            let ordinary = !found.1 && (b & MAGNITUDE) < INF;
+            let is_inner = codes.1.min(-codes.0) <= 127 && codes.2 == 0 && found.0.abs() <= 127 && ordinary;
+            for on_grid in [false, true] {
+                let four = match is_wide {
+                    true => four_wide_steps([b; 4], &quick(r)),
+                    false => four_steps([b; 4], &quick(r), on_grid),
+                };
+                assert!(four.is_none_or(|(four, _)| four == [found.0; 4]), "x {b:#010x}, s {:#010x}, {codes:?}", r.s);
+                assert!(four.is_none() || ordinary, "x {b:#010x} is to be counted");
+                let inner = is_inner.then(|| four_inner_steps([b; 4], &inner_quick(r.s), on_grid)).flatten();
                 assert!(inner.is_none_or(|(four, _)| four == [found.0; 4]), "x {b:#010x}, s {:#010x}, inner", r.s);
             }
         }
@@ -407,7 +428,7 @@ mod tests {
             let out = q as f32 * f32::from_bits(s);
             assert_eq!(decode(q, s), out.to_bits(), "{q} * {s:#010x}");
             if is_direct(s) && unsigned_abs(q) < 256 {
-                assert_eq!(four_values([q; 4], s), [out.to_bits(); 4], "{q} * {s:#010x}");
+                assert_eq!(four_values([unsigned_abs(q); 4], [q < 0; 4], s), [out.to_bits(); 4], "{q} * {s:#010x}");
             }
             let x = if i % 4 == 0 { edges[i / 4 % edges.len()] } else { rng.float_bits() };
             let error = (out - f32::from_bits(x)).abs();

@@ -1,7 +1,7 @@
 //! Distances on the loss grid, on bit patterns; twin of `shaders/exact/loss.wgsl`.
 
 #[cfg(test)]
-use super::code::{base, is_direct, significand};
+use super::code::{is_direct, significand};
 use super::float::{MAGNITUDE, parts, shift_right_rne};
 
 /// A cast's values are counted in steps of `2^(e + CAST_STEP_EXP)`, `m * 2^e` being its nominal scale.
@@ -50,29 +50,15 @@ pub(crate) fn is_fine(s: u32) -> bool {
     s >= 28 << 23 && is_direct(s)
 }
 
-/// `to_grid` of four magnitudes, from what `four_steps` calls `z`.
-#[cfg(test)]
-pub(crate) fn four_to_grid(a: [u32; 4], z: [u32; 4], s: u32) -> [u32; 4] {
-    let low = (s >> 23) - 1;
-    std::array::from_fn(|i| {
-        let (a, z) = (a[i], z[i]);
-        let right = (low - (a >> 23).min(low - 1)).min(25);
-        let m = significand(a);
-        let odd = (m >> right) & 1;
-        let small = (m + (0x00ff_ffff >> (25 - right)) + odd) >> right;
-        if a < base(s) { small } else { z }
-    })
-}
-
 /// `to_grid` of the magnitudes of `four_values`.
 #[cfg(test)]
 pub(crate) fn four_values_to_grid(k: [u32; 4], s: u32) -> [u32; 4] {
     k.map(|k| {
         let p = k * significand(s);
         let zeros = (p | 0x0080_0000).leading_zeros();
-        let r = 8 - zeros;
-        let odd = ((p >> r) & 1).min(r);
-        ((p + (0x7f >> zeros) + odd) >> r) << (r + 1)
+        let rest = 0xff >> zeros;
+        let odd = (p >> (8 - zeros)) & rest & 1;
+        ((p + (rest >> 1) + odd) & !rest) << 1
     })
 }
 
@@ -104,8 +90,8 @@ mod tests {
             let small = rng.below(28 << 23).min(s);
             for a in [0, 1, small, near, near_half, half.to_bits()] {
                 let exact = to_grid(a, g);
-                if let Some(([k, ..], z)) = four_steps([a; 4], &quick(&r)) {
-                    assert_eq!(four_to_grid([a; 4], z, s), [exact; 4], "{a:#010x} on the grid of {s:#010x}");
+                if let Some(([k, ..], z)) = four_steps([a; 4], &quick(&r), true) {
+                    assert_eq!(z, [exact; 4], "{a:#010x} on the grid of {s:#010x}");
                     let [value, ..] = four_values_to_grid([k.unsigned_abs(); 4], s);
                     let size = value.wrapping_sub(exact).cast_signed().unsigned_abs();
                     assert!(size < 1 << 24, "{a:#010x} lies {size} from its code's value with {s:#010x}");

@@ -500,7 +500,7 @@ impl Gpu {
             label: Some(&label),
             layout: None,
             module: &module,
-            entry_point: Some(program.kernel.entry_point()),
+            entry_point: Some(program.entry_point()),
             compilation_options: wgpu::PipelineCompilationOptions {
                 // The kernels clear what they use, so that the text that is tested is the text that runs.
                 zero_initialize_workgroup_memory: false,

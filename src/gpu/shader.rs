@@ -181,6 +181,11 @@ impl Program {
         all
     }
 
+    /// The entry point's name, which is that of a file too.
+    pub fn entry_point(self) -> &'static str {
+        if self.shape.is_held() { "held" } else { self.kernel.entry_point() }
+    }
+
     /// The program's name, in labels.
     pub fn label(self) -> String {
         let mut label = self.kernel.label().to_owned();
@@ -438,6 +443,8 @@ pub(super) const TALLIES: [&str; 5] =
     ["NAN_ELEMS", "INF_ELEMS", "CLIPPED_ELEMS", "EXCLUDED_ELEMS", "NONFINITE_OUT_ELEMS"];
 /// Words per range unit in the buffer of the loss's sums; the last are unused.
 pub(super) const LOSS_WORDS: usize = 16;
+/// Words of a run's slot in workgroup memory.
+const SLOT_WORDS: u32 = 13;
 /// Where the sums stand among a unit's words.
 pub(super) const MAX_AT: usize = 0;
 pub(super) const ABS: Range<usize> = 1..4;
@@ -492,8 +499,8 @@ impl Kernel {
         Self::Loss,
     ];
 
-    /// The entry point's name, which is the file's too.
-    pub fn entry_point(self) -> &'static str {
+    /// The entry point's name, which is the file's too, but where invocations hold their slots.
+    fn entry_point(self) -> &'static str {
         match self {
             Self::Clear => "clear",
             Self::MinMax => "min_max",
@@ -590,7 +597,7 @@ impl Kernel {
 
     /// Whether there is a form of it whose invocations hold their slots.
     pub(super) fn may_hold(self) -> bool {
-        matches!(self, Self::QuantizeOnce | Self::QuantizeOnceLoss)
+        self.is_once()
     }
 
     /// The chunks that there are forms of it for.
@@ -659,7 +666,7 @@ impl Kernel {
 
     fn fragments(self, shape: Shape) -> &'static [&'static str] {
         match self {
-            Self::QuantizeOnce if shape.is_held() => &[TALLY, UNIT, NO_LOSS, HELD],
+            Self::QuantizeOnce | Self::FakeQuantizeOnce if shape.is_held() => &[TALLY, UNIT, NO_LOSS, HELD],
             Self::QuantizeOnceLoss if shape.is_held() => &[TALLY, UNIT, LOSS_SUMS, HELD],
             Self::Clear => &[include_str!("../../shaders/clear.wgsl")],
             Self::MinMax => &[include_str!("../../shaders/min_max.wgsl")],
@@ -681,7 +688,7 @@ impl Kernel {
 /// The most workgroup memory that a kernel takes: the loss's, with its sums for each run of a tile.
 pub(super) fn workgroup_bytes(workgroup: u32) -> u32 {
     let slots = Kernel::Loss.slots(workgroup).max(ONCE_UNITS);
-    4 * slots * saturate(CROSS.end)
+    4 * slots * SLOT_WORDS
 }
 
 fn input_fragment(input: ElemType) -> &'static str {
@@ -713,13 +720,14 @@ pub fn shader_source(program: Program, workgroup: u32) -> String {
     define("ALONE", &matches!(shape, Shape::Held { alone: true, .. }), "");
     define("UNCLIPPED", &matches!(shape, Shape::Held { unclipped: true, .. }), "");
     define("SEVERAL", &(shape == Shape::Several), "");
+    define("VALUES", &kernel.writes_values(), "");
     define("STORE_ERRORS", &(kernel == Kernel::AbsErrorStore), "");
     define("LOSS_WORDS", &LOSS_WORDS, "u");
     define("MAX_AT", &MAX_AT, "u");
     for (name, words) in [("ABS_AT", ABS), ("NOISE_AT", NOISE), ("CODES_AT", CODES), ("CROSS_AT", CROSS)] {
         define(name, &words.start, "u");
     }
-    define("SUM_WORDS", &CROSS.end, "u");
+    define("SLOT_WORDS", &SLOT_WORDS, "u");
     define("TALLIES", &TALLIES.len(), "u");
     for (i, name) in TALLIES.iter().enumerate() {
         define(name, &i, "u");
@@ -744,7 +752,7 @@ pub fn shader_source(program: Program, workgroup: u32) -> String {
             Shape::Any => &[TRAVERSE, ROWS],
         });
     }
-    if kernel.writes_values() {
+    if kernel.writes_values() && !shape.is_held() {
         fragments.push(if shape == Shape::Any { VALUES } else { VECTORS });
     }
     if kernel.sees_codes() {

@@ -128,12 +128,12 @@ fn hlsl_text_holds_no_float() {
 #[test]
 fn glsl_text_holds_no_float_but_for_the_fixed_precision_line() {
     for version in [glsl::Version::Desktop(430), glsl::Version::new_gles(310)] {
-        for_each_shader(|label, kernel, _, module, info| {
+        for_each_shader(|label, program, _, module, info| {
             let mut text = String::new();
             let options = glsl::Options { version, ..Default::default() };
             let pipeline = glsl::PipelineOptions {
                 shader_stage: naga::ShaderStage::Compute,
-                entry_point: kernel.entry_point().to_owned(),
+                entry_point: program.entry_point().to_owned(),
                 multiview: None,
             };
             glsl::Writer::new(&mut text, module, info, &options, &pipeline, BoundsCheckPolicies::default())

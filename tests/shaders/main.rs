@@ -16,8 +16,8 @@ use wgpu_quant::gpu::{Kernel, Params, Program, RECIPE_WORDS, STORAGE_BUFFERS, sh
 
 const WORKGROUPS: [u32; 2] = [64, 256];
 
-/// Calls `test` with every composed shader: its label, kernel, text, module and what the validator found.
-fn for_each_shader(mut test: impl FnMut(&str, Kernel, &str, &Module, &ModuleInfo)) {
+/// Calls `test` with every composed shader: its label, program, text, module and what the validator found.
+fn for_each_shader(mut test: impl FnMut(&str, Program, &str, &Module, &ModuleInfo)) {
     let programs = Program::all();
     for kernel in Kernel::ALL {
         assert!(programs.iter().any(|program| program.kernel == *kernel), "{kernel:?}");
@@ -31,7 +31,7 @@ fn for_each_shader(mut test: impl FnMut(&str, Kernel, &str, &Module, &ModuleInfo
             let info = Validator::new(ValidationFlags::all(), Capabilities::empty())
                 .validate(&module)
                 .unwrap_or_else(|e| panic!("{}", e.emit_to_string_with_path(&text, &label)));
-            test(&label, program.kernel, &text, &module, &info);
+            test(&label, program, &text, &module, &info);
         }
     }
 }
@@ -40,10 +40,10 @@ fn for_each_shader(mut test: impl FnMut(&str, Kernel, &str, &Module, &ModuleInfo
 fn every_shader_parses_and_validates_and_is_written_to_target_shaders() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/shaders");
     std::fs::create_dir_all(&folder).unwrap();
-    for_each_shader(|label, kernel, text, module, _| {
+    for_each_shader(|label, program, text, module, _| {
         std::fs::write(folder.join(format!("{label}.wgsl")), text).unwrap();
         let names: Vec<_> = module.entry_points.iter().map(|entry| entry.name.as_str()).collect();
-        assert_eq!(names, [kernel.entry_point()], "{label}");
+        assert_eq!(names, [program.entry_point()], "{label}");
     });
 }
 
