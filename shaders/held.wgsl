@@ -1,12 +1,17 @@
-// Quantize in one read: an invocation holds 32 neighbouring slots from their range to their codes, or to their de-quantized
-// values (VALUES). For chunks of whole units
-// that follow each other, each of a multiple of 32 slots and at most a workgroup's. Twin: src/cpu/quantize.rs.
-// Needs from the prelude: ALONE, whether a unit is one invocation's; UNCLIPPED, whether no finite value is clipped by its
+// Quantize in one read: an invocation holds eight vectors of four slots from their range to their codes or values. For chunks of
+// whole units that follow each other, each of a multiple of 32 slots and at most a workgroup's. Twin: src/cpu/quantize.rs.
+// What becomes of the codes says held_vectors.wgsl, held_words.wgsl or held_values.wgsl:
+//     is_ready(s)             whether four_of's codes can be kept with this scale
+//     keep(k, four)           the k-th vector's codes, as packed
+//     keep_eight(nth, ..)     four vectors of them, the first or the second ones
+//     keep_one(c, field)      one of a vector that is visited slot by slot, or of two that make a word
+//     keep_anew(k)            all of them, over what was kept before
+// Needs from the prelude: ALONE, whether a unit is one invocation's; SPREAD, whether invocations that share one take its vectors in
+// turn, or its pairs of vectors with PAIRS, and not eight neighbouring ones each; UNCLIPPED, whether no finite value is clipped by its
 // unit's own scale, and codes have at most 127 steps: by the largest magnitude over the last code, where neither the scale nor
 // the quotient is off by more than 2^-24 of itself. Composed with no_loss.wgsl or loss_sums.wgsl.
 
 @group(0) @binding(3) var<storage, read_write> scales: array<u32>;
-@group(0) @binding(4) var<storage, read_write> out: array<vec4<u32>>;
 @group(0) @binding(6) var<storage, read_write> zero_points: array<i32>;
 
 const SHARED = select(WORKGROUP, 1u, ALONE);
@@ -17,11 +22,12 @@ var<private> hi: u32;
 var<private> lo: u32;           // UNCLIPPED: the complement of the least key, for what is not finite has the least ones
 var<private> doubt: u32;        // bit k: the invocation's k-th vector of four is to be visited slot by slot
 var<private> own: Recipe;
-var<private> first: u32;        // where the invocation's codes or values begin, in vectors of words
+var<private> first: u32;        // the invocation's first vector
+var<private> anew: vec4<u32>;   // what keep_one has kept
 var<private> most_key: u32;     // UNCLIPPED: of the upper end of the range, where the loss has to know it
 
 // Where an invocation's slots lie, and those of its unit.
-struct Piece { v: u32, slot: u32, unit: u32, is_first: bool }
+struct Piece { slot: u32, unit: u32, is_first: bool }
 
 @compute @workgroup_size(WORKGROUP)
 fn held(
@@ -30,17 +36,20 @@ fn held(
     @builtin(local_invocation_index) lane: u32,
 ) {
     let tile = tile_of(group, groups);
-    let nth = tile * (params.tile_elems / 4u) + 8u * lane;
-    let exists = 32u * lane < params.tile_elems && 4u * nth < params.elems;
-    let v = select(0u, nth, exists);
-    let a = x4(v);
-    let b = x4(v + 1u);
-    let c = x4(v + 2u);
-    let d = x4(v + 3u);
-    let e = x4(v + 4u);
-    let f = x4(v + 5u);
-    let g = x4(v + 6u);
-    let h = x4(v + 7u);
+    let slot = select((32u * lane * params.run_factor) >> (params.run_shift & 31u), lane, ALONE);
+    let begin = tile * (params.tile_elems / 4u) + slot * (params.run / 4u);
+    let nth = lane - slot * (params.run / 32u);
+    // One unit alone is slot 0 of every invocation.
+    let exists = 32u * lane < params.tile_elems && 4u * begin < params.elems && nth < params.run / 32u;
+    first = select(0u, begin + nth * select(8u, select(1u, 2u, PAIRS), SPREAD), exists);
+    let a = x4(vector_at(0u));
+    let b = x4(vector_at(1u));
+    let c = x4(vector_at(2u));
+    let d = x4(vector_at(3u));
+    let e = x4(vector_at(4u));
+    let f = x4(vector_at(5u));
+    let g = x4(vector_at(6u));
+    let h = x4(vector_at(7u));
     fold(a);
     fold(b);
     fold(c);
@@ -50,7 +59,6 @@ fn held(
     fold(g);
     fold(h);
     doubt = select(0xffu, 0u, !UNCLIPPED || ~lo >= 2u * HIDDEN);
-    let slot = select((32u * lane * params.run_factor) >> (params.run_shift & 31u), lane, ALONE);
     if (!ALONE) {
         begin_loss(tile, lane);
         share(lane, slot, exists);
@@ -65,10 +73,17 @@ fn held(
         if (!ALONE) { share_most(slot); }
     }
     let unit = unit_of_slot(tile, slot);
-    let piece = Piece(v, slot, unit, ALONE || slot * params.run == 32u * lane);
+    let piece = Piece(slot, unit, nth == 0u);
     if (exists) { hold(piece, a, b, c, d, e, f, g, h); }
     flush_tally();
     if (!ALONE) { drain_loss(tile, lane); }
+}
+
+// An invocation's k-th vector.
+fn vector_at(k: u32) -> u32 {
+    let pitch = select(1u, params.run / 32u, SPREAD);
+    if (PAIRS) { return first + (k / 2u) * (2u * pitch) + k % 2u; }
+    return first + k * pitch;
 }
 
 fn unit_of_slot(tile: u32, slot: u32) -> u32 { return params.first_unit + tile * params.tile_units + slot; }
@@ -106,22 +121,20 @@ fn hold(
         if (params.has_zero_point == 1u) { zero_points[params.zero_points_at + piece.unit] = z; }
     }
     open_sums(s, z, known);
-    if (!is_quick(s) || !sums_by_four() || (VALUES && !open_values(s))) { doubt = 0xffu; }
-    first = params.out_at / 4u + select(piece.v * CODE_BITS / 32u, piece.v, VALUES);
+    if (!is_quick(s) || !sums_by_four() || !is_ready(s)) { doubt = 0xffu; }
     let p = at_once(a, 0u);
     let q = at_once(b, 1u);
     let r = at_once(c, 2u);
     let t = at_once(d, 3u);
-    put(0u, p, q, r, t);
+    keep_eight(0u, p, q, r, t);
     let i = at_once(e, 4u);
     let j = at_once(f, 5u);
     let k = at_once(g, 6u);
     let l = at_once(h, 7u);
-    put(1u, i, j, k, l);
-    if (CODE_BITS == 4u && !VALUES) { out[first] = vec4<u32>(halves(p, q), halves(r, t), halves(i, j), halves(k, l)); }
+    keep_eight(1u, i, j, k, l);
     if (UNCLIPPED && doubt != 0u) { own = recipe(s, z, params.qmin, params.qmax, false); }
     while (doubt != 0u) {
-        one_by_one(piece.v, 31u - countLeadingZeros(max(doubt & (0u - doubt), 1u)));
+        one_by_one(31u - countLeadingZeros(max(doubt & (0u - doubt), 1u)));
     }
     if (ALONE) {
         store_sums(params.losses_at + piece.unit * LOSS_WORDS, known);
@@ -169,52 +182,26 @@ fn share_most(slot: u32) {
     most_key = atomicLoad(&unit_lo[slot]);
 }
 
-// The codes of the k-th vector, as packed. Values are stored at once.
 fn at_once(b: vec4<u32>, k: u32) -> vec2<u32> {
     var four: FourSteps;
     if (UNCLIPPED) { four = four_inner_steps(b, unit_quick, FUSED); } else { four = four_of(b); }
     doubt |= select(1u << (k & 31u), 0u, four.certain);
     if (FUSED) { visit_four_loss(b, four, ((doubt >> (k & 31u)) & 1u) == 0u); }
-    if (VALUES) { out[first + k] = values_of(four, own.s); }
-    return words_of(four, select(own.z, 0, UNCLIPPED));
+    return keep(k, four);
 }
 
-// Stores four vectors, the first or the second ones, of codes of 8 or 16 bits.
-fn put(nth: u32, p: vec2<u32>, q: vec2<u32>, r: vec2<u32>, t: vec2<u32>) {
-    if (VALUES) { return; }
-    if (CODE_BITS == 8u) { out[first + nth] = vec4<u32>(p.x, q.x, r.x, t.x); }
-    if (CODE_BITS == 16u) {
-        out[first + 2u * nth] = vec4<u32>(p, q);
-        out[first + 2u * nth + 1u] = vec4<u32>(r, t);
-    }
-}
-
-// The word of two vectors of 4-bit codes.
-fn halves(p: vec2<u32>, q: vec2<u32>) -> u32 { return p.x | (q.x << 16u); }
-
-// The k-th vector, slot by slot, over what was stored of it; of 4-bit codes both vectors of its word.
-fn one_by_one(v: u32, k: u32) {
-    const VECTORS = select(1u, 2u, CODE_BITS == 4u && !VALUES);
+// The k-th vector, slot by slot; of 4-bit codes both vectors of its word.
+fn one_by_one(k: u32) {
+    const VECTORS = select(1u, 2u, PAIRS);
     let begin = k & ~(VECTORS - 1u);
-    var words = vec2<u32>();
-    var values: vec4<u32>;
+    anew = vec4<u32>();
     for (var c = 0u; c < 4u * VECTORS; c++) {
-        let b = x4(v + begin + c / 4u)[c % 4u];
+        let b = x4(vector_at(begin + c / 4u))[c % 4u];
         let field = field_of(b, own);
+        keep_one(c, field);
         count(b, own);
-        if (VALUES) {
-            values[c] = value_of(field, own.s, own.z);
-        } else {
-            words[CODE_BITS * c / 32u] |= field << ((CODE_BITS * c) & 31u);
-        }
         if (((doubt >> ((begin + c / 4u) & 31u)) & 1u) == 1u) { visit_loss(b, field); }
     }
-    if (VALUES) {
-        out[first + k] = values;
-    } else {
-        let at = 4u * first + begin * CODE_BITS / 8u;
-        out[at / 4u][at % 4u] = words.x;
-        if (CODE_BITS == 16u) { out[at / 4u][at % 4u + 1u] = words.y; }
-    }
+    keep_anew(begin);
     doubt &= ~(((1u << VECTORS) - 1u) << (begin & 31u));
 }

@@ -163,12 +163,15 @@ impl Gpu {
         let &Params { elems, run, .. } = params;
         let most = HELD_ELEMS * self.tuning.workgroup;
         let whole = run > 0 && run.is_multiple_of(HELD_ELEMS) && elems.is_multiple_of(run) && params.first_left == run;
-        if !self.tuning.held || !kernel.may_hold() || !whole || run > most || params.row_slots > 0 {
+        let (alone, spread) = (run == HELD_ELEMS, self.tuning.spread);
+        // What is an invocation's own lies apart from its neighbours', and so would the values.
+        let far = alone && spread && kernel.writes_values();
+        if !self.tuning.held || !kernel.may_hold() || far || !whole || run > most || params.row_slots > 0 {
             return None;
         }
-        let tile_units = (most / run).min(if run == HELD_ELEMS { most } else { ONCE_UNITS });
+        let tile_units = (most / run).min(if alone { most } else { ONCE_UNITS });
         let tile_elems = tile_units * run;
-        let shape = Shape::Held { alone: run == HELD_ELEMS, unclipped: params.unclipped() };
+        let shape = Shape::Held { alone, unclipped: params.unclipped(), spread: spread && !alone };
         // Where there is one unit, it is the first.
         let params = fours(&Params { tile_elems, tile_units, ..*params })?;
         Some((shape, Params { run, ..params }))

@@ -149,12 +149,13 @@ impl Gpu {
             .workgroup
             .min(limits.max_compute_invocations_per_workgroup)
             .min(limits.max_compute_workgroup_size_x);
+        let spread = info.device_type != "cpu";
         Self {
             info,
             device,
             queue,
             limits,
-            tuning: Tuning::default().workgroup(workgroup),
+            tuning: Tuning::default().workgroup(workgroup).spread(spread),
             pipelines: Arc::default(),
             cache: None,
             state: Arc::default(),

@@ -3,7 +3,6 @@
 //! WGSL is composed by concatenation: constants of the scheme and of the tuning, the fragments, the kernel.
 //! Module scope in WGSL has no order and refuses doubles, so a missing or a doubled piece is a located error.
 
-use crate::layout::saturate;
 use crate::quantized::Spec;
 use crate::scheme::{CodeType, Rule, Scheme};
 use crate::tensor::ElemType;
@@ -119,15 +118,19 @@ pub enum Shape {
         alone: bool,
         /// Whether no unit's own scale clips a finite value, and codes have at most 127 steps.
         unclipped: bool,
+        /// Whether invocations that share a unit take its vectors in turn, and not neighbouring ones each.
+        spread: bool,
     },
 }
 
 impl Shape {
-    const HELD: [Self; 4] = [
-        Self::Held { alone: false, unclipped: false },
-        Self::Held { alone: false, unclipped: true },
-        Self::Held { alone: true, unclipped: false },
-        Self::Held { alone: true, unclipped: true },
+    const HELD: [Self; 6] = [
+        Self::Held { alone: false, unclipped: false, spread: false },
+        Self::Held { alone: false, unclipped: true, spread: false },
+        Self::Held { alone: false, unclipped: false, spread: true },
+        Self::Held { alone: false, unclipped: true, spread: true },
+        Self::Held { alone: true, unclipped: false, spread: false },
+        Self::Held { alone: true, unclipped: true, spread: false },
     ];
 
     /// Whether invocations hold their slots, and write their codes in vectors.
@@ -198,8 +201,9 @@ impl Program {
         match self.shape {
             Shape::Fours if !self.kernel.is_once() => label.push_str("+fours"),
             Shape::Several => label.push_str("+several"),
-            Shape::Held { alone, unclipped } => {
+            Shape::Held { alone, unclipped, spread } => {
                 label.push_str(if alone { "+alone" } else { "+held" });
+                label.push_str(if spread { "+spread" } else { "" });
                 label.push_str(if unclipped { "+unclipped" } else { "" });
             }
             _ => {}
@@ -231,6 +235,9 @@ pub struct Tuning {
     pub one_pass: bool,
     /// Whether invocations hold their slots then, where units are made of pieces of 32.
     pub held: bool,
+    /// Whether invocations that share such a unit take its vectors in turn, which GPUs read and write faster, and not
+    /// neighbouring ones each, which software adapters do.
+    pub spread: bool,
 }
 
 impl Default for Tuning {
@@ -245,6 +252,7 @@ impl Default for Tuning {
             timestamps: false,
             one_pass: true,
             held: true,
+            spread: true,
         }
     }
 }
@@ -290,6 +298,12 @@ impl Tuning {
     #[must_use]
     pub fn held(self, held: bool) -> Self {
         Self { held, ..self }
+    }
+
+    /// The same, with invocations that take the vectors of a unit in turn, or neighbouring ones each.
+    #[must_use]
+    pub fn spread(self, spread: bool) -> Self {
+        Self { spread, ..self }
     }
 
     /// The same, taking each kernel's time.
@@ -466,6 +480,9 @@ const UNIT: &str = include_str!("../../shaders/unit.wgsl");
 const TRAVERSE: &str = include_str!("../../shaders/traverse.wgsl");
 const FOURS: &str = include_str!("../../shaders/fours.wgsl");
 const HELD: &str = include_str!("../../shaders/held.wgsl");
+const HELD_VECTORS: &str = include_str!("../../shaders/held_vectors.wgsl");
+const HELD_WORDS: &str = include_str!("../../shaders/held_words.wgsl");
+const HELD_VALUES: &str = include_str!("../../shaders/held_values.wgsl");
 const ROWS: &str = include_str!("../../shaders/rows.wgsl");
 const VECTORS: &str = include_str!("../../shaders/vectors.wgsl");
 const COLUMNS: &str = include_str!("../../shaders/columns.wgsl");
@@ -718,9 +735,9 @@ pub fn shader_source(program: Program, workgroup: u32) -> String {
     define("HALF", &(codec == Codec::F16), "");
     define("FUSED", &matches!(kernel, Kernel::QuantizeLoss | Kernel::QuantizeOnceLoss), "");
     define("ALONE", &matches!(shape, Shape::Held { alone: true, .. }), "");
+    define("SPREAD", &matches!(shape, Shape::Held { spread: true, .. }), "");
     define("UNCLIPPED", &matches!(shape, Shape::Held { unclipped: true, .. }), "");
     define("SEVERAL", &(shape == Shape::Several), "");
-    define("VALUES", &kernel.writes_values(), "");
     define("STORE_ERRORS", &(kernel == Kernel::AbsErrorStore), "");
     define("LOSS_WORDS", &LOSS_WORDS, "u");
     define("MAX_AT", &MAX_AT, "u");
@@ -745,7 +762,9 @@ pub fn shader_source(program: Program, workgroup: u32) -> String {
     }
     if !matches!(kernel, Kernel::Clear | Kernel::Observe | Kernel::Scale) {
         fragments.extend(match shape {
-            Shape::Held { .. } => &[][..],
+            Shape::Held { .. } if kernel.writes_values() => &[HELD_VALUES][..],
+            Shape::Held { spread: true, .. } => &[HELD_WORDS],
+            Shape::Held { spread: false, .. } => &[HELD_VECTORS],
             Shape::Fours if kernel.is_once() => &[FOURS, ONCE],
             Shape::Fours | Shape::Several => &[FOURS],
             Shape::Any if kernel.reduces() => &[TRAVERSE, COLUMNS],

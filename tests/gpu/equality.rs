@@ -124,6 +124,8 @@ fn matrix(gpu: &Gpu) {
 
 fn one_pass(gpu: &Gpu) {
     let two = gpu.tuned(gpu.tuning().one_pass(false)).unwrap();
+    // What is read once by software adapters in one way and by GPUs in another, in the other one too, and twice.
+    let spread = gpu.tuned(gpu.tuning().spread(!gpu.tuning().spread)).unwrap();
     let not_held = gpu.tuned(gpu.tuning().held(false)).unwrap();
     let mut cases = Cases::of(gpu, 23);
     // Well past what a workgroup takes of odd sizes, 8 * 2047 elements; then around what it takes at most.
@@ -145,7 +147,13 @@ fn one_pass(gpu: &Gpu) {
         assert_same(&case, &ours, &reference);
         assert_same(&case, &two.quantize(x, &spec).unwrap(), &reference);
         if n % 32 == 0 {
-            assert_same(&case, &not_held.quantize(x, &spec).unwrap(), &reference);
+            let values = cpu::fake_quantize(x, &spec).unwrap();
+            for gpu in [gpu, &spread, &not_held] {
+                assert_same(&case, &gpu.quantize(x, &spec).unwrap(), &reference);
+                let found = gpu.fake_quantize(x, &spec).unwrap().value;
+                assert_same_values(&case, &found.values, &values.values);
+                assert_eq!((found.scales, found.counts), (values.scales.clone(), values.counts), "{case}");
+            }
         }
     }
     cases.print();
