@@ -163,7 +163,7 @@ impl Gpu {
         let &Params { elems, run, .. } = params;
         let most = HELD_ELEMS * self.tuning.workgroup;
         let whole = run > 0 && run.is_multiple_of(HELD_ELEMS) && elems.is_multiple_of(run) && params.first_left == run;
-        let (alone, spread) = (run == HELD_ELEMS, self.tuning.spread);
+        let (alone, spread) = (run == HELD_ELEMS, self.tuning.spread && !kernel.sums_loss());
         // What is an invocation's own lies apart from its neighbours', and so would the values.
         let far = alone && spread && kernel.writes_values();
         if !self.tuning.held || !kernel.may_hold() || far || !whole || run > most || params.row_slots > 0 {

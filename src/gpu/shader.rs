@@ -236,7 +236,7 @@ pub struct Tuning {
     /// Whether invocations hold their slots then, where units are made of pieces of 32.
     pub held: bool,
     /// Whether invocations that share such a unit take its vectors in turn, which GPUs read and write faster, and not
-    /// neighbouring ones each, which software adapters do.
+    /// neighbouring ones each, which is faster on software adapters, and with the loss.
     pub spread: bool,
 }
 
@@ -630,10 +630,18 @@ impl Kernel {
             shapes.push(Shape::Several);
         }
         if self.may_hold() {
-            let exists = |shape: &Shape| codec.bits() < 16 || !matches!(shape, Shape::Held { unclipped: true, .. });
+            let exists = |shape: &Shape| {
+                let Shape::Held { unclipped, spread, .. } = *shape else { return true };
+                (codec.bits() < 16 || !unclipped) && !(spread && self.sums_loss())
+            };
             shapes.extend(Shape::HELD.into_iter().filter(exists));
         }
         shapes
+    }
+
+    /// Whether it sums the loss with the codes.
+    pub(super) fn sums_loss(self) -> bool {
+        matches!(self, Self::QuantizeLoss | Self::QuantizeOnceLoss)
     }
 
     fn writes_codes(self) -> bool {
@@ -733,7 +741,7 @@ pub fn shader_source(program: Program, workgroup: u32) -> String {
     define("CODE_BITS", &codec.bits(), "u");
     define("FIELD", &((1u32 << codec.bits()) - 1), "u");
     define("HALF", &(codec == Codec::F16), "");
-    define("FUSED", &matches!(kernel, Kernel::QuantizeLoss | Kernel::QuantizeOnceLoss), "");
+    define("FUSED", &kernel.sums_loss(), "");
     define("ALONE", &matches!(shape, Shape::Held { alone: true, .. }), "");
     define("SPREAD", &matches!(shape, Shape::Held { spread: true, .. }), "");
     define("UNCLIPPED", &matches!(shape, Shape::Held { unclipped: true, .. }), "");
