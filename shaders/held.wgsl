@@ -7,8 +7,8 @@
 //     keep_one(c, field)      one of a vector that is visited slot by slot, or of two that make a word
 //     keep_anew(k)            all of them, over what was kept before
 // Needs from the prelude: ALONE, whether a unit is one invocation's; SPREAD, whether invocations that share one take its vectors in
-// turn, or its pairs of vectors with PAIRS, and not eight neighbouring ones each; UNCLIPPED, whether no finite value is clipped by its
-// unit's own scale, and codes have at most 127 steps: by the largest magnitude over the last code, where neither the scale nor
+// turn, or its pairs of vectors with PAIRS, and not eight neighbouring ones each; UNCLIPPED, whether no finite value is clipped by
+// its unit's own scale, and codes have at most 127 steps: by the largest magnitude over the last code, where neither the scale nor
 // the quotient is off by more than 2^-24 of itself. Composed with no_loss.wgsl or loss_sums.wgsl.
 
 @group(0) @binding(3) var<storage, read_write> scales: array<u32>;

@@ -9,8 +9,8 @@
 var<private> loss_s: u32;
 var<private> loss_z: i32;
 var<private> grid: i32;
-var<private> largest_x: u32;        // of code 0: the loss is |x| itself
-var<private> largest_d: u32;        // of other codes: the loss is on the grid exactly
+var<private> largest_x: u32;        // of code 0, all or those below base(s): the loss is |x| itself
+var<private> largest_d: u32;        // of others: the loss is on the grid exactly
 var<private> abs_sum: vec2<u32>;    // each sum lowest word first; an invocation's share stays below 2^64
 var<private> noise_sum: vec2<u32>;
 var<private> codes_sum: vec2<u32>;

@@ -161,8 +161,9 @@ fn quick(r: Recipe) -> Quick {
 }
 
 // `narrow` of four values whose codes are not in doubt. In doubt, and perhaps wrong, is what is clipped or not finite, of which
-// there is less than nothing left to the window's end, and
-// what lies so near a threshold that theta matters: theta is below 512, and d + 512 then below 1024.
+// there is less than nothing left to the window's end, and what lies so near a threshold that theta matters: theta is below 512,
+// and d + 512 then below 1024. For the loss magnitudes below base(s) have a Z of their own, rounded to a whole number: at most
+// that of base(s), so that d says of a guess of 1 what it is, too much, unless it is in doubt, and of 0 that it is right.
 fn four_steps(b: vec4<u32>, q: Quick, on_grid: bool) -> FourSteps {
     let neg = b >= vec4<u32>(SIGN);
     let a = b & vec4<u32>(MAGNITUDE);
@@ -198,8 +199,8 @@ fn four_inner_steps(b: vec4<u32>, q: Quick, on_grid: bool) -> FourSteps {
     return FourSteps(guess - (d >> vec4<u32>(31u)), neg, min(min(d.x, d.y), min(d.z, d.w)) >= 1024u, z);
 }
 
-// `to_grid` of four magnitudes on the grid of such an s, whose base is `low`: from base(s) on significands shifted up, modulo
-// 2^32, and below it down, rounded as in shift_right_rne.
+// `to_grid` of four magnitudes on the grid of the scale whose base is `low`, where is_fine holds: from there on significands are
+// shifted up, modulo 2^32, and below it down, rounded as in shift_right_rne. What is subnormal rounds to 0 whatever its digits.
 fn four_to_grid(a: vec4<u32>, low: u32) -> vec4<u32> {
     let up = (a >> vec4<u32>(23u)) - (low >> 23u);
     let m = (a & vec4<u32>(0x007fffffu)) | vec4<u32>(HIDDEN);
@@ -228,7 +229,7 @@ fn four_wide_steps(b: vec4<u32>, q: Quick) -> FourSteps {
 }
 
 // How many steps from the zero point, whether below it, and whether that is beyond doubt; and Z, the magnitudes in halves of
-// the scale's last place modulo 2^32, of those below base(s) that of base(s).
+// the scale's last place modulo 2^32; of those below base(s) that of base(s), or rounded for the loss.
 struct FourSteps { steps: vec4<u32>, neg: vec4<bool>, certain: bool, z: vec4<u32> }
 
 // Whether b is finite and its rounded quotient lies outside the codes.
