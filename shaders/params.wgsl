@@ -1,5 +1,5 @@
 // What every kernel is told: which part of the tensor a dispatch covers, and the scheme's numbers. Rust's side:
-// Params in src/gpu/shader.rs; a test compares the two.
+// Params in src/gpu/params.rs; a test compares the two.
 //
 // A chunk is a stretch of slots: the elements, or the codes where rows of those are padded to whole bytes.
 

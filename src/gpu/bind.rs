@@ -2,9 +2,10 @@
 
 use super::job::Scopes;
 use super::job::grid;
+use super::params::Params;
 use super::plan::{Plan, RECIPE_GRANULE, Step};
 use super::role::{Role, refused};
-use super::shader::{Kernel, Params, Program, RECIPE_WORDS};
+use super::shader::{Kernel, Program, RECIPE_WORDS};
 use super::stages::{Place, Space};
 use crate::error::Result;
 use crate::layout::saturate;

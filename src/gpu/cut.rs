@@ -2,8 +2,9 @@
 
 use super::Gpu;
 use super::job::Dispatch;
+use super::params::Params;
 use super::shader::{
-    self, HELD_ELEMS, Kernel, LOSS_WORDS, MIN_RUN, ONCE_LEAST_ELEMS, ONCE_UNITS, Params, Program, RECIPE_WORDS, Shape,
+    self, HELD_ELEMS, Kernel, LOSS_WORDS, MIN_RUN, ONCE_LEAST_ELEMS, ONCE_UNITS, Program, RECIPE_WORDS, Shape,
 };
 use crate::layout::{Chunk, RangeUnits, Slots, saturate};
 use std::ops::Range;
@@ -166,7 +167,7 @@ impl Gpu {
         let (alone, spread) = (run == HELD_ELEMS, self.tuning.spread && !kernel.sums_loss());
         // What is an invocation's own lies apart from its neighbours', and so would the values.
         let far = alone && spread && kernel.writes_values();
-        if !self.tuning.held || !kernel.may_hold() || far || !whole || run > most || params.row_slots > 0 {
+        if !self.tuning.held || !kernel.is_once() || far || !whole || run > most || params.row_slots > 0 {
             return None;
         }
         let tile_units = (most / run).min(if alone { most } else { ONCE_UNITS });

@@ -2,7 +2,8 @@
 
 use super::Gpu;
 use super::bind::Bound;
-use super::shader::{Kernel, Params, Program};
+use super::params::Params;
+use super::shader::{Kernel, Program};
 use super::state::{Fault, State};
 use crate::error::{Error, Result};
 use futures_intrusive::channel::shared::{OneshotReceiver, oneshot_channel};

@@ -10,6 +10,7 @@ mod call;
 mod cut;
 mod job;
 mod observe;
+mod params;
 mod plan;
 mod recorded;
 mod ring;
@@ -18,6 +19,7 @@ mod shader;
 mod stages;
 mod state;
 mod stream;
+mod tuning;
 
 pub use adapter::{
     AdapterDescription, DEVICE_VARIABLE, OPTIONAL_FEATURES, REQUIRED_FEATURES, STORAGE_BUFFERS, Select, adapters,
@@ -27,12 +29,14 @@ pub use bind::Bound;
 pub use call::Scales;
 pub(crate) use cut::has_short_runs;
 pub use observe::RangeAccumulator;
+pub use params::Params;
 pub use plan::Plan;
 pub use role::{Layout, Need, Operation, Role};
-pub use shader::{Codec, Kernel, Params, Program, RECIPE_WORDS, Tuning, shader_source};
+pub use shader::{Codec, Kernel, Program, RECIPE_WORDS, shader_source};
 #[doc(hidden)]
 pub use state::Fault;
 pub use stream::{Stream, Streamed};
+pub use tuning::Tuning;
 
 use crate::device::{Computed, DeviceInfo};
 use crate::error::{Error, Result};

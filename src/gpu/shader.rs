@@ -3,10 +3,8 @@
 //! WGSL is composed by concatenation: constants of the scheme and of the tuning, the fragments, the kernel.
 //! Module scope in WGSL has no order and refuses doubles, so a missing or a doubled piece is a located error.
 
-use crate::quantized::Spec;
-use crate::scheme::{CodeType, Rule, Scheme};
+use crate::scheme::{CodeType, Scheme};
 use crate::tensor::ElemType;
-use bytemuck::{Pod, Zeroable};
 use std::fmt::Write;
 use std::ops::Range;
 
@@ -133,7 +131,7 @@ impl Shape {
         Self::Held { alone: true, unclipped: true, spread: false },
     ];
 
-    /// Whether invocations hold their slots, and write their codes in vectors.
+    /// Whether invocations hold their slots, and may write their codes in vectors.
     pub(super) fn is_held(self) -> bool {
         matches!(self, Self::Held { .. })
     }
@@ -212,231 +210,6 @@ impl Program {
             label.push_str("+batch");
         }
         label
-    }
-}
-
-/// How the work is cut; results never depend on it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub struct Tuning {
-    /// Invocations per workgroup.
-    pub workgroup: u32,
-    /// The most elements per buffer, when the device's limits allow as many; a multiple of 8.
-    pub chunk_elems: u32,
-    /// The most range units whose scales share a buffer, when the device's limits allow as many.
-    pub slab_units: usize,
-    /// The most workgroups per dimension, when the device's limits allow as many.
-    pub workgroups_per_dimension: u32,
-    /// How long a call waits for the device.
-    pub timeout_seconds: u64,
-    /// Whether each kernel's time is taken, where the device can; each is then a pass of its own.
-    pub timestamps: bool,
-    /// Whether range units that a workgroup can take are quantized in one pass.
-    pub one_pass: bool,
-    /// Whether invocations hold their slots then, where units are made of pieces of 32.
-    pub held: bool,
-    /// Whether invocations that share such a unit take its vectors in turn, which GPUs read and write faster, and not
-    /// neighbouring ones each, which is faster on software adapters, and with the loss.
-    pub spread: bool,
-}
-
-impl Default for Tuning {
-    fn default() -> Self {
-        Self {
-            workgroup: 256,
-            // 1 GiB of f32: far above what most devices bind at once.
-            chunk_elems: 1 << 28,
-            slab_units: 1 << 26,
-            workgroups_per_dimension: 65_535,
-            timeout_seconds: 600,
-            timestamps: false,
-            one_pass: true,
-            held: true,
-            spread: true,
-        }
-    }
-}
-
-impl Tuning {
-    /// The default with this many invocations per workgroup.
-    #[must_use]
-    pub fn workgroup(self, workgroup: u32) -> Self {
-        Self { workgroup, ..self }
-    }
-
-    /// The same with at most this many elements per buffer.
-    #[must_use]
-    pub fn chunk_elems(self, chunk_elems: u32) -> Self {
-        Self { chunk_elems, ..self }
-    }
-
-    /// The same with at most this many range units to a buffer.
-    #[must_use]
-    pub fn slab_units(self, slab_units: usize) -> Self {
-        Self { slab_units, ..self }
-    }
-
-    /// The same with at most this many workgroups per dimension.
-    #[must_use]
-    pub fn workgroups_per_dimension(self, workgroups_per_dimension: u32) -> Self {
-        Self { workgroups_per_dimension, ..self }
-    }
-
-    /// The same, waiting at most this long for the device.
-    #[must_use]
-    pub fn timeout_seconds(self, timeout_seconds: u64) -> Self {
-        Self { timeout_seconds, ..self }
-    }
-
-    /// The same, quantizing in one pass where that is possible, or always in two.
-    #[must_use]
-    pub fn one_pass(self, one_pass: bool) -> Self {
-        Self { one_pass, ..self }
-    }
-
-    /// The same, with invocations that hold their slots where that is possible, or that always read them twice.
-    #[must_use]
-    pub fn held(self, held: bool) -> Self {
-        Self { held, ..self }
-    }
-
-    /// The same, with invocations that take the vectors of a unit in turn, or neighbouring ones each.
-    #[must_use]
-    pub fn spread(self, spread: bool) -> Self {
-        Self { spread, ..self }
-    }
-
-    /// The same, taking each kernel's time.
-    #[must_use]
-    pub fn timestamps(self, timestamps: bool) -> Self {
-        Self { timestamps, ..self }
-    }
-}
-
-/// The uniform of every kernel; its meaning stands in `shaders/params.wgsl`.
-#[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
-#[repr(C)]
-pub struct Params {
-    /// Slots of the chunk.
-    pub elems: u32,
-    /// The range unit of its first slot.
-    pub first_unit: u32,
-    /// What is left of that slot's run, saturated.
-    pub first_left: u32,
-    /// Slots per run, saturated.
-    pub run: u32,
-    /// Range units of the tensor.
-    pub units: u32,
-    /// 0 for rows, 1 for run by run, the distance of an invocation's slots for columns.
-    pub stride: u32,
-    /// Slots per workgroup.
-    pub tile_elems: u32,
-    /// Range units per workgroup, where invocations hold their slots.
-    pub tile_units: u32,
-    /// What divides by `run` within a tile of a chunk of vectors.
-    pub run_factor: u32,
-    /// The bits that are dropped then.
-    pub run_shift: u32,
-    /// The slots of the first run before such a chunk.
-    pub first_offset: u32,
-    /// Where the chunk's counters begin.
-    pub counters: u32,
-    /// 1 when the scales are the caller's.
-    pub given: u32,
-    /// 1 when the loss will be summed with the codes.
-    pub with_loss: u32,
-    /// Slots per row where rows count, saturated; else 0.
-    pub row_slots: u32,
-    /// Elements among them.
-    pub row_elems: u32,
-    /// The distance of rows in what is read.
-    pub row_pitch: u32,
-    /// Runs per row where they end with it; else 0.
-    pub row_units: u32,
-    /// What is left of the first row, saturated.
-    pub first_row_slots: u32,
-    /// The elements among them.
-    pub first_row_elems: u32,
-    /// The runs among them.
-    pub first_row_runs: u32,
-    /// Where the first slot's element is read.
-    pub first_at: u32,
-    /// Where the second row begins in what is read.
-    pub second_row_at: u32,
-    /// The kind of rule.
-    pub kind: u32,
-    /// The smallest code.
-    pub qmin: i32,
-    /// The largest code.
-    pub qmax: i32,
-    /// What the range is divided by.
-    pub divisor: u32,
-    /// Its factor.
-    pub divisor_factor: u32,
-    /// What the largest magnitude is divided by.
-    pub magnitude_divisor: u32,
-    /// Its factor.
-    pub magnitude_factor: u32,
-    /// What stands in for a scale of 0.
-    pub zero_scale: u32,
-    /// The codes' sign, in place.
-    pub sign_bit: u32,
-    /// 1 of a scheme with zero points.
-    pub has_zero_point: u32,
-    /// 1 when the f16 cast saturates.
-    pub saturate: u32,
-    /// The averaging constant's bits, or 0.
-    pub averaging: u32,
-    /// Where the input begins in what is bound, in vectors of four elements.
-    pub x_at: u32,
-    /// Where given codes begin, in words.
-    pub codes_at: u32,
-    /// Where codes or values that are written begin, in words.
-    pub out_at: u32,
-    /// Where scales begin, in words.
-    pub scales_at: u32,
-    /// Where zero points begin, in words.
-    pub zero_points_at: u32,
-    /// Where ranges begin, in range units.
-    pub ranges_at: u32,
-    /// Where recipes begin, in range units.
-    pub recipes_at: u32,
-    /// Where the loss's words begin.
-    pub losses_at: u32,
-    /// Where |x' - x| begins, in words.
-    pub errors_at: u32,
-    /// Rows of the table that this is a row of.
-    pub rows: u32,
-    /// Its first workgroup.
-    pub first_workgroup: u32,
-}
-
-impl Params {
-    /// Whether no finite value is clipped by its unit's own scale, and codes have at most 127 steps.
-    pub(super) fn unclipped(&self) -> bool {
-        let over_last_code = f32::from_bits(self.magnitude_divisor) == self.qmax as f32;
-        self.kind == Rule::ABSMAX && over_last_code && self.qmax <= 127
-    }
-
-    /// The numbers of a scheme; nothing of a tensor yet.
-    pub(super) fn of(spec: &Spec) -> Self {
-        let Rule { kind, qmin, qmax, divisor, divisor_factor, magnitude_divisor, magnitude_factor, zero_scale } =
-            Rule::new(spec.scheme);
-        let code = spec.scheme.code();
-        Self {
-            kind,
-            qmin,
-            qmax,
-            divisor,
-            divisor_factor,
-            magnitude_divisor,
-            magnitude_factor,
-            zero_scale,
-            sign_bit: if code.is_signed() { 1 << (code.bits() - 1) } else { 0 },
-            has_zero_point: spec.scheme.has_zero_point().into(),
-            saturate: spec.saturate.into(),
-            ..Self::default()
-        }
     }
 }
 
@@ -612,11 +385,6 @@ impl Kernel {
         matches!(self, Self::Quantize | Self::FakeQuantize | Self::Dequantize)
     }
 
-    /// Whether there is a form of it whose invocations hold their slots.
-    pub(super) fn may_hold(self) -> bool {
-        self.is_once()
-    }
-
     /// The chunks that there are forms of it for.
     fn shapes(self, codec: Codec) -> Vec<Shape> {
         let mut shapes = vec![];
@@ -629,7 +397,7 @@ impl Kernel {
         if self.takes_several() {
             shapes.push(Shape::Several);
         }
-        if self.may_hold() {
+        if self.is_once() {
             let exists = |shape: &Shape| {
                 let Shape::Held { unclipped, spread, .. } = *shape else { return true };
                 (codec.bits() < 16 || !unclipped) && !(spread && self.sums_loss())

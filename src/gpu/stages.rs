@@ -3,7 +3,8 @@
 use super::Gpu;
 use super::cut::{Cut, TALLIES, code_range, slots_of_codes, slots_of_rows};
 use super::job::Dispatch;
-use super::shader::{Kernel, LOSS_WORDS, MIN_RUN, Params, Program, RECIPE_WORDS};
+use super::params::Params;
+use super::shader::{Kernel, LOSS_WORDS, MIN_RUN, Program, RECIPE_WORDS};
 use crate::layout::{Chunk, RangeUnits, Slots, saturate};
 use crate::quantized::{LossDetail, Spec};
 use crate::tensor::ElemType;

@@ -148,8 +148,10 @@ fn one_pass(gpu: &Gpu) {
         assert_same(&case, &two.quantize(x, &spec).unwrap(), &reference);
         if n % 32 == 0 {
             let values = cpu::fake_quantize(x, &spec).unwrap();
+            for other in [&spread, &not_held] {
+                assert_same(&case, &other.quantize(x, &spec).unwrap(), &reference);
+            }
             for gpu in [gpu, &spread, &not_held] {
-                assert_same(&case, &gpu.quantize(x, &spec).unwrap(), &reference);
                 let found = gpu.fake_quantize(x, &spec).unwrap().value;
                 assert_same_values(&case, &found.values, &values.values);
                 assert_eq!((found.scales, found.counts), (values.scales.clone(), values.counts), "{case}");
