@@ -3,7 +3,7 @@
 // What becomes of the codes says held_vectors.wgsl, held_words.wgsl or held_values.wgsl:
 //     is_ready(s)             whether four_of's codes can be kept with this scale
 //     keep(k, four)           the k-th vector's codes, as packed
-//     keep_eight(nth, ..)     four vectors of them, the first or the second ones
+//     keep_two(k, ..)         the k-th vector's and the next one's, k being even
 //     keep_one(c, field)      one of a vector that is visited slot by slot, or of two that make a word
 //     keep_anew(k)            all of them, over what was kept before
 // Needs from the prelude: ALONE, whether a unit is one invocation's; SPREAD, whether invocations that share one take its vectors in
@@ -50,6 +50,13 @@ fn held(
     let f = x4(vector_at(5u));
     let g = x4(vector_at(6u));
     let h = x4(vector_at(7u));
+    if (!ALONE) {
+        // While the slots are on their way.
+        atomicStore(&unit_hi[lane], 0u);
+        atomicStore(&unit_lo[lane], 0u);
+        begin_loss(tile, lane);
+        workgroupBarrier();
+    }
     fold(a);
     fold(b);
     fold(c);
@@ -59,11 +66,12 @@ fn held(
     fold(g);
     fold(h);
     doubt = select(0xffu, 0u, !UNCLIPPED || ~lo >= 2u * HIDDEN);
-    if (!ALONE) {
-        begin_loss(tile, lane);
-        share(lane, slot, exists);
+    if (!ALONE) { share(slot, exists); }
+    if (UNCLIPPED) {
+        own.s = scale_of_magnitude(from_magnitude_key(hi), rule());
+    } else {
+        own.s = scale_of(from_lo_key(lo), from_hi_key(hi), rule());
     }
-    if (UNCLIPPED) { own.s = scale_of_magnitude(from_magnitude_key(hi), rule()); }
     if (UNCLIPPED && FUSED) {
         // Where a scale has few digits, the range may reach far beyond the codes. Seldom; a loop that is not entered costs
         // nothing, see rows.
@@ -71,6 +79,10 @@ fn held(
             most_key = max(max(most_key_of(a, b), most_key_of(c, d)), max(most_key_of(e, f), most_key_of(g, h)));
         }
         if (!ALONE) { share_most(slot); }
+    }
+    if (TABLE_UNITS > 0u) {
+        fill_table(min(slot, TABLE_UNITS - 1u), own.s, nth, params.run / 32u);
+        workgroupBarrier();
     }
     let unit = unit_of_slot(tile, slot);
     let piece = Piece(slot, unit, nth == 0u);
@@ -109,9 +121,8 @@ fn hold(
     } else {
         let most = from_hi_key(hi);
         let least = from_lo_key(lo);
-        let s = scale_of(least, most, rule());
-        z = zero_point_of(least, s, rule());
-        own = recipe(s, z, params.qmin, params.qmax, CODE_BITS == 16u);
+        z = zero_point_of(least, own.s, rule());
+        own = recipe(own.s, z, params.qmin, params.qmax, CODE_BITS == 16u);
         unit_quick = quick(own);
         if (FUSED) { known = reach(least, most, own); }
     }
@@ -120,18 +131,21 @@ fn hold(
         scales[params.scales_at + piece.unit] = s;
         if (params.has_zero_point == 1u) { zero_points[params.zero_points_at + piece.unit] = z; }
     }
-    open_sums(s, z, known);
+    open_sums(piece.slot, s, z, known);
     if (!is_quick(s) || !sums_by_four() || !is_ready(s)) { doubt = 0xffu; }
-    let p = at_once(a, 0u);
-    let q = at_once(b, 1u);
-    let r = at_once(c, 2u);
-    let t = at_once(d, 3u);
-    keep_eight(0u, p, q, r, t);
-    let i = at_once(e, 4u);
-    let j = at_once(f, 5u);
-    let k = at_once(g, 6u);
-    let l = at_once(h, 7u);
-    keep_eight(1u, i, j, k, l);
+    if (FUSED && SPREAD) {
+        // Read again, from a cache: a GPU has more workgroups at work at once where each holds less.
+        for (var k = 0u; k < 8u; k += 2u) {
+            let b = x4(vector_at(k));
+            let c = x4(vector_at(k + 1u));
+            two_at_once(k, b, c);
+        }
+    } else {
+        two_at_once(0u, a, b);
+        two_at_once(2u, c, d);
+        two_at_once(4u, e, f);
+        two_at_once(6u, g, h);
+    }
     if (UNCLIPPED && doubt != 0u) { own = recipe(s, z, params.qmin, params.qmax, false); }
     while (doubt != 0u) {
         one_by_one(31u - countLeadingZeros(max(doubt & (0u - doubt), 1u)));
@@ -162,10 +176,7 @@ fn greatest_lo_key(b: vec4<u32>) -> u32 { return max(max(lo_key(b.x), lo_key(b.y
 fn most_key_of(a: vec4<u32>, b: vec4<u32>) -> u32 { return max(greatest_hi_key(a), greatest_hi_key(b)); }
 
 // The keys of the unit that is an invocation's to all of its invocations.
-fn share(lane: u32, slot: u32, exists: bool) {
-    atomicStore(&unit_hi[lane], 0u);
-    atomicStore(&unit_lo[lane], 0u);
-    workgroupBarrier();
+fn share(slot: u32, exists: bool) {
     if (exists) {
         atomicMax(&unit_hi[slot], hi);
         if (!UNCLIPPED) { atomicMax(&unit_lo[slot], lo); }
@@ -180,6 +191,13 @@ fn share_most(slot: u32) {
     if (most_key != 0u) { atomicMax(&unit_lo[slot], most_key); }
     workgroupBarrier();
     most_key = atomicLoad(&unit_lo[slot]);
+}
+
+// The k-th vector and the next one, k being even.
+fn two_at_once(k: u32, b: vec4<u32>, c: vec4<u32>) {
+    let p = at_once(b, k);
+    let q = at_once(c, k + 1u);
+    keep_two(k, p, q);
 }
 
 fn at_once(b: vec4<u32>, k: u32) -> vec2<u32> {

@@ -9,7 +9,7 @@ fn keep(k: u32, four: FourSteps) -> vec2<u32> {
     return vec2<u32>();
 }
 
-fn keep_eight(nth: u32, p: vec2<u32>, q: vec2<u32>, r: vec2<u32>, t: vec2<u32>) {}
+fn keep_two(k: u32, p: vec2<u32>, q: vec2<u32>) {}
 
 fn keep_one(c: u32, field: u32) { anew[c] = value_of(field, own.s, own.z); }
 

@@ -2,7 +2,7 @@
 
 @group(0) @binding(4) var<storage, read_write> codes: array<vec4<u32>>;
 
-var<private> earlier: vec2<u32>;
+var<private> vector: vec4<u32>;      // of words, as far as it is filled
 
 fn is_ready(s: u32) -> bool { return true; }
 
@@ -10,16 +10,15 @@ fn keep(k: u32, four: FourSteps) -> vec2<u32> { return words_of(four, select(own
 
 fn codes_at() -> u32 { return params.out_at / 4u + first * CODE_BITS / 32u; }
 
-fn keep_eight(nth: u32, p: vec2<u32>, q: vec2<u32>, r: vec2<u32>, t: vec2<u32>) {
-    let at = codes_at();
+fn keep_two(k: u32, p: vec2<u32>, q: vec2<u32>) {
     if (CODE_BITS == 4u) {
-        let words = vec2<u32>(p.x | (q.x << 16u), r.x | (t.x << 16u));
-        if (nth == 0u) { earlier = words; } else { codes[at] = vec4<u32>(earlier, words); }
+        vector = vec4<u32>(vector.yzw, p.x | (q.x << 16u));
+        if (k == 6u) { codes[codes_at()] = vector; }
     } else if (CODE_BITS == 8u) {
-        codes[at + nth] = vec4<u32>(p.x, q.x, r.x, t.x);
+        vector = vec4<u32>(vector.zw, p.x, q.x);
+        if (k % 4u == 2u) { codes[codes_at() + k / 4u] = vector; }
     } else {
-        codes[at + 2u * nth] = vec4<u32>(p, q);
-        codes[at + 2u * nth + 1u] = vec4<u32>(r, t);
+        codes[codes_at() + k / 2u] = vec4<u32>(p, q);
     }
 }
 

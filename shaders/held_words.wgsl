@@ -6,15 +6,12 @@ fn is_ready(s: u32) -> bool { return true; }
 
 fn keep(k: u32, four: FourSteps) -> vec2<u32> { return words_of(four, select(own.z, 0, UNCLIPPED)); }
 
-fn keep_eight(nth: u32, p: vec2<u32>, q: vec2<u32>, r: vec2<u32>, t: vec2<u32>) {
+fn keep_two(k: u32, p: vec2<u32>, q: vec2<u32>) {
     if (CODE_BITS == 4u) {
-        keep_words(4u * nth, vec2<u32>(p.x | (q.x << 16u), 0u));
-        keep_words(4u * nth + 2u, vec2<u32>(r.x | (t.x << 16u), 0u));
+        keep_words(k, vec2<u32>(p.x | (q.x << 16u), 0u));
     } else {
-        keep_words(4u * nth, p);
-        keep_words(4u * nth + 1u, q);
-        keep_words(4u * nth + 2u, r);
-        keep_words(4u * nth + 3u, t);
+        keep_words(k, p);
+        keep_words(k + 1u, q);
     }
 }
 

@@ -50,6 +50,7 @@ fn loss(
 ) {
     let tile = tile_of(group, groups);
     begin_loss(tile, lane);
+    workgroupBarrier();
     traverse(tile, lane);
     flush_tally();
     drain_loss(tile, lane);

@@ -2,7 +2,7 @@
 // whole numbers and so do not depend on order; src/loss.rs defines them.
 // Needs from the prelude: FUSED and ONCE (bool), LOSS_WORDS, and where a unit's sums stand among its words, lowest word
 // first: MAX_AT, the largest loss; ABS_AT, sum |D|; NOISE_AT, sum D^2; CODES_AT, sum Q^2; CROSS_AT, sum Q D in
-// two's complement, three words. And SLOT_WORDS, see loss_slots.
+// two's complement, three words. SLOT_WORDS, see loss_slots. And TABLE_UNITS: of how many of a tile's units there is a value_table.
 
 @group(0) @binding(5) var<storage, read_write> losses: array<atomic<u32>>;      // LOSS_WORDS per unit
 
@@ -13,18 +13,41 @@ var<private> largest_x: u32;        // of code 0, all or those below base(s): th
 var<private> largest_d: u32;        // of others: the loss is on the grid exactly
 var<private> abs_sum: vec2<u32>;    // each sum lowest word first; an invocation's share stays below 2^64
 var<private> noise_sum: vec2<u32>;
+var<private> noise_top: u32;        // but of 128 elements that are clipped
 var<private> codes_sum: vec2<u32>;
 var<private> cross_sum: vec2<u32>;
 var<private> on_own_grid: bool;     // whether the open unit's losses are summed by four where its codes are certain
 var<private> four_sums: FourSums;
+var<private> loss_slot: u32;        // the open unit's, counted within the tile
 
-// What visit_four_loss adds up; fold_fours makes the sums of it. D is 2^12 h + l, l from 0.
-struct FourSums { abs: u32, ll: u32, hl: u32, hh: u32, kk: u32, kl: u32, kh: u32 }
+// What visit_four_loss adds up; fold_fours makes the sums of it. D is 2^12 h + l, l from 0. The last are the largest |D|; and of all
+// |x| less base(s), modulo 2^32, the largest, which tells the largest of those below, if there are any.
+struct FourSums { abs: u32, ll: u32, hl: u32, hh: u32, kk: u32, kl: u32, kh: u32, size: u32, below: u32 }
+
+// De-quantized values on the grid, by steps from the zero point.
+const TABLE_STEPS = 1u << select(CODE_BITS, CODE_BITS - 1u, UNCLIPPED);
+var<workgroup> value_table: array<u32, select(1u, TABLE_UNITS * TABLE_STEPS, TABLE_UNITS > 0u)>;
+
+// An invocation's share of the table of a tile's unit, one of TABLE_UNITS.
+fn fill_table(slot: u32, s: u32, nth: u32, invocations: u32) {
+    for (var k = nth; k < TABLE_STEPS; k += max(invocations, 1u)) {
+        value_table[slot * TABLE_STEPS + k] = four_values_to_grid(vec4<u32>(k), s).x;
+    }
+}
+
+fn values_on_grid(k: vec4<u32>) -> vec4<u32> {
+    if (TABLE_UNITS > 0u && (ONCE || loss_slot < TABLE_UNITS)) {
+        let at = loss_slot * TABLE_STEPS + k;
+        return vec4<u32>(value_table[at.x], value_table[at.y], value_table[at.z], value_table[at.w]);
+    }
+    return four_values_to_grid(k, loss_s);
+}
 
 // A run's slot: the largest loss, and of each of the four sums three words that 22 bits of an invocation's go into, of the highest
 // ones 20 with their sign: what at most 1024 invocations add, each once, does not overflow, and none has to wait for what another
 // one carries. A tile that is quantized once sees few units; what is summed by its invocation alone needs no slot.
-const LOSS_SLOTS = select(select(SLOTS, ONCE_UNITS, ONCE), 1u, ALONE);
+// Where there are tables there are few units, at most one of them without.
+const LOSS_SLOTS = select(select(select(SLOTS, ONCE_UNITS, ONCE), TABLE_UNITS + 1u, TABLE_UNITS > 0u), 1u, ALONE);
 var<workgroup> loss_slots: array<atomic<u32>, LOSS_SLOTS * SLOT_WORDS>;
 
 // The largest loss of a unit of the tile, beyond a step; known before any loss is summed.
@@ -39,11 +62,12 @@ fn open_loss(unit: u32, slot: u32, s: u32, z: i32) {
     } else {
         largest = atomicLoad(&losses[params.losses_at + unit * LOSS_WORDS + MAX_AT]);
     }
-    open_sums(s, z, largest);
+    open_sums(slot, s, z, largest);
 }
 
 // The sums of a unit with this scale and zero point whose largest loss beyond a step is known.
-fn open_sums(s: u32, z: i32, largest: u32) {
+fn open_sums(slot: u32, s: u32, z: i32, largest: u32) {
+    loss_slot = slot;
     loss_s = s;
     loss_z = z;
     grid = grid_exp(s, largest);
@@ -53,6 +77,7 @@ fn open_sums(s: u32, z: i32, largest: u32) {
     largest_d = 0u;
     abs_sum = vec2<u32>();
     noise_sum = vec2<u32>();
+    noise_top = 0u;
     codes_sum = vec2<u32>();
     cross_sum = vec2<u32>();
 }
@@ -74,7 +99,9 @@ fn visit_loss(b: u32, field: u32) {
     let size = unsigned_abs(d);
     let k = unsigned_abs(q);
     abs_sum = add_wide(abs_sum, vec2<u32>(size, 0u));
+    let before = noise_sum.y;
     noise_sum = add_wide(noise_sum, vec2<u32>(size * size, mul_hi(size, size)));
+    noise_top += select(0u, 1u, noise_sum.y < before);
     codes_sum = add_wide(codes_sum, vec2<u32>(k * k, mul_hi(k, k)));
     let product = vec2<u32>(k * size, mul_hi(k, size));
     let negated = vec2<u32>(0u - product.x, ~product.y + select(0u, 1u, product.x == 0u));
@@ -96,7 +123,7 @@ fn visit_four_loss(b: vec4<u32>, four: FourSteps, certain: bool) {
     if (!certain) { return; }
     let a = b & vec4<u32>(MAGNITUDE);
     let k = four.steps;
-    let d = four_values_to_grid(k, loss_s) - four.z;
+    let d = values_on_grid(k) - four.z;
     let size = min(d, vec4<u32>() - d);
     let h = bitcast<vec4<u32>>(bitcast<vec4<i32>>(d) >> vec4<u32>(12u));
     let l = d & vec4<u32>(0xfffu);
@@ -107,17 +134,17 @@ fn visit_four_loss(b: vec4<u32>, four: FourSteps, certain: bool) {
     four_sums.kk += total(k * k);
     four_sums.kl += total(k * l);
     four_sums.kh += total(k * h);
-    let small = a < vec4<u32>(base(loss_s));
-    let x = select(vec4<u32>(), a, small);
-    let far = select(size, vec4<u32>(), small);
-    largest_x = max(largest_x, max(max(x.x, x.y), max(x.z, x.w)));
-    largest_d = max(largest_d, max(max(far.x, far.y), max(far.z, far.w)));
+    let below = a - base(loss_s);
+    four_sums.size = max(four_sums.size, max(max(size.x, size.y), max(size.z, size.w)));
+    four_sums.below = max(four_sums.below, max(max(below.x, below.y), max(below.z, below.w)));
 }
 
 fn total(v: vec4<u32>) -> u32 { return v.x + v.y + v.z + v.w; }
 
 fn fold_fours() {
     let f = four_sums;
+    largest_d = max(largest_d, f.size);
+    if (f.below >= SIGN) { largest_x = max(largest_x, f.below + base(loss_s)); }
     abs_sum = add_wide(abs_sum, vec2<u32>(f.abs, 0u));
     noise_sum = add_wide(noise_sum, vec2<u32>(f.ll, 0u));
     noise_sum = add_wide(noise_sum, vec2<u32>(f.hl << 13u, bitcast<u32>(bitcast<i32>(f.hl) >> 19u)));
@@ -157,7 +184,7 @@ fn flush_loss(slot: u32) {
     let largest = largest_loss();
     if (largest != 0u) { atomicMax(&loss_slots[at], largest); }
     add_pieces(at + 1u, abs_sum, abs_sum.y >> 12u);
-    add_pieces(at + 4u, noise_sum, noise_sum.y >> 12u);
+    add_pieces(at + 4u, noise_sum, (noise_sum.y >> 12u) | (noise_top << 20u));
     add_pieces(at + 7u, codes_sum, codes_sum.y >> 12u);
     add_pieces(at + 10u, cross_sum, bitcast<u32>(bitcast<i32>(cross_sum.y) >> 12u));
 }
@@ -177,7 +204,7 @@ fn flush_loss_to_unit(unit: u32) {
     if (largest != 0u) { atomicMax(&losses[params.losses_at + unit * LOSS_WORDS + MAX_AT], largest); }
     let at = params.losses_at + unit * LOSS_WORDS;
     add_three(at + ABS_AT, abs_sum, 0u);
-    add_word(at + NOISE_AT + 3u, 0u, add_three(at + NOISE_AT, noise_sum, 0u));
+    add_word(at + NOISE_AT + 3u, 0u, add_three(at + NOISE_AT, noise_sum, noise_top));
     add_three(at + CODES_AT, codes_sum, 0u);
     add_three(at + CROSS_AT, cross_sum, sign_word(cross_sum.y));
 }
@@ -187,7 +214,7 @@ fn store_sums(at: u32, known: u32) {
     fold_fours();
     atomicStore(&losses[at + MAX_AT], max(largest_loss(), known));
     store_three(at + ABS_AT, abs_sum, 0u);
-    store_three(at + NOISE_AT, noise_sum, 0u);
+    store_three(at + NOISE_AT, noise_sum, noise_top);
     atomicStore(&losses[at + NOISE_AT + 3u], 0u);
     store_three(at + CODES_AT, codes_sum, 0u);
     store_three(at + CROSS_AT, cross_sum, sign_word(cross_sum.y));
@@ -199,10 +226,10 @@ fn store_three(at: u32, low: vec2<u32>, top: u32) {
     atomicStore(&losses[at + 2u], top);
 }
 
+// A barrier follows.
 fn begin_loss(tile: u32, lane: u32) {
     let words = min(slots_of(tile), LOSS_SLOTS) * SLOT_WORDS;
     for (var i = lane; i < words; i += WORKGROUP) { atomicStore(&loss_slots[i], 0u); }
-    workgroupBarrier();
 }
 
 // A slot's words to its unit's, an invocation for each sum: they are far away. Who quantizes a unit once has all of it.

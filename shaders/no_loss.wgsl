@@ -1,7 +1,8 @@
 // Quantize alone: the loss costs nothing.
 
 fn open_loss(unit: u32, slot: u32, s: u32, z: i32) {}
-fn open_sums(s: u32, z: i32, largest: u32) {}
+fn open_sums(slot: u32, s: u32, z: i32, largest: u32) {}
+fn fill_table(slot: u32, s: u32, nth: u32, invocations: u32) {}
 fn store_sums(at: u32, known: u32) {}
 fn visit_loss(b: u32, field: u32) {}
 fn flush_loss(slot: u32) {}

@@ -100,7 +100,9 @@ fn quantize(
     @builtin(local_invocation_index) lane: u32,
 ) {
     let tile = tile_of(group, groups);
+    if (TABLE_UNITS > 0u) { fill_table(0u, recipe_of(unit_of_slot(tile, 0u)).s, lane, WORKGROUP); }
     begin_loss(tile, lane);
+    if (FUSED) { workgroupBarrier(); }
     prepare(tile, lane);
     traverse(tile, lane);
     flush_tally();

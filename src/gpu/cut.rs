@@ -5,6 +5,7 @@ use super::job::Dispatch;
 use super::params::Params;
 use super::shader::{
     self, HELD_ELEMS, Kernel, LOSS_WORDS, MIN_RUN, ONCE_LEAST_ELEMS, ONCE_UNITS, Program, RECIPE_WORDS, Shape,
+    TABLE_UNITS,
 };
 use crate::layout::{Chunk, RangeUnits, Slots, saturate};
 use std::ops::Range;
@@ -14,6 +15,8 @@ const BINDING_SLACK_BYTES: usize = 256;
 
 /// Fewer range units than this leave workgroups idle when each takes a whole one, unless they are short.
 const FEW_UNITS: usize = 64;
+/// Tiles that keep a large device busy: of fewer elements tiles are shorter.
+const ENOUGH_TILES: u32 = 1024;
 
 /// Counters per chunk.
 pub(super) const TALLIES: usize = shader::TALLIES.len();
@@ -137,12 +140,15 @@ impl Gpu {
     /// A dispatch that visits every slot of a chunk, as rows.
     pub(super) fn over_rows<B: Clone>(&self, program: Program, params: Params, buffers: &[(u32, &B)]) -> Dispatch<B> {
         let kernel = program.kernel;
-        let (shape, params) = if let Some((shape, params)) = self.held(kernel, &params) {
+        let (shape, params) = if let Some((shape, params)) = self.held(program, &params) {
             (shape, params)
         } else {
             let mut most = kernel.tile_elems(self.tuning.workgroup);
             if kernel == Kernel::QuantizeLoss {
                 let runs = kernel.slots(self.tuning.workgroup) / 2 - 1;
+                let fair = (params.elems / ENOUGH_TILES).next_power_of_two().max(16 * self.tuning.workgroup);
+                // A software adapter is never idle, and does not gain by longer ones.
+                most = if self.tuning.spread { most.min(fair) } else { most / 2 };
                 most = most.min(params.run.saturating_mul(runs) & !7).max(8);
             }
             let tile_elems = if kernel.is_once() { params.tile_elems } else { fit_tile(most, &params) };
@@ -151,6 +157,12 @@ impl Gpu {
             match fours(&params).filter(|_| whole && kernel.takes_fours()) {
                 // Most tiles are of several units then.
                 Some(params) if kernel.takes_several() && params.run <= tile_elems / 2 => (Shape::Several, params),
+                // Of all tiles but some, all is of the first unit.
+                Some(params)
+                    if program.has_tables() && self.tuning.spread && !kernel.is_once() && params.run >= tile_elems =>
+                {
+                    (Shape::Table, params)
+                }
                 Some(params) => (Shape::Fours, params),
                 None => (Shape::Any, params),
             }
@@ -160,11 +172,15 @@ impl Gpu {
     }
 
     /// Where invocations can hold their slots, the form for it: a chunk of whole units, of whole pieces each.
-    fn held(&self, kernel: Kernel, params: &Params) -> Option<(Shape, Params)> {
+    fn held(&self, program: Program, params: &Params) -> Option<(Shape, Params)> {
+        let kernel = program.kernel;
         let &Params { elems, run, .. } = params;
         let most = HELD_ELEMS * self.tuning.workgroup;
         let whole = run > 0 && run.is_multiple_of(HELD_ELEMS) && elems.is_multiple_of(run) && params.first_left == run;
-        let (alone, spread) = (run == HELD_ELEMS, self.tuning.spread && !kernel.sums_loss());
+        let alone = run == HELD_ELEMS;
+        // With the loss it is worth it where the units are few enough for tables.
+        let spread =
+            self.tuning.spread && (!kernel.sums_loss() || program.has_tables() && most / run.max(1) <= TABLE_UNITS);
         // What is an invocation's own lies apart from its neighbours', and so would the values.
         let far = alone && spread && kernel.writes_values();
         if !self.tuning.held || !kernel.is_once() || far || !whole || run > most || params.row_slots > 0 {

@@ -108,6 +108,8 @@ pub enum Shape {
     Any,
     /// Each vector of four slots lies in one run and is read as it lies.
     Fours,
+    /// The same, and the loss takes what the codes of a tile's first unit stand for from a table.
+    Table,
     /// The same, and tiles are of several units, for which nothing is gathered.
     Several,
     /// Whole units of pieces of 32 slots, each an invocation's, which reads it once.
@@ -131,6 +133,15 @@ impl Shape {
         Self::Held { alone: true, unclipped: true, spread: false },
     ];
 
+    /// Of how many of a tile's units the loss has tables.
+    fn table_units(self, kernel: Kernel) -> u32 {
+        match self {
+            Self::Table => 1,
+            Self::Held { spread: true, .. } if kernel.sums_loss() => TABLE_UNITS,
+            _ => 0,
+        }
+    }
+
     /// Whether invocations hold their slots, and may write their codes in vectors.
     pub(super) fn is_held(self) -> bool {
         matches!(self, Self::Held { .. })
@@ -144,6 +155,11 @@ impl Program {
         let input = if kernel.sees_input() { input } else { ElemType::F32 };
         let shape = if kernel.is_once() { Shape::Fours } else { Shape::Any };
         Self { kernel, codec, input, batched: false, shape }
+    }
+
+    /// Whether the loss of such codes may come from tables.
+    pub(super) fn has_tables(self) -> bool {
+        self.kernel.sums_loss() && self.codec.bits() < 16
     }
 
     /// The same for other chunks.
@@ -198,6 +214,7 @@ impl Program {
         }
         match self.shape {
             Shape::Fours if !self.kernel.is_once() => label.push_str("+fours"),
+            Shape::Table => label.push_str("+table"),
             Shape::Several => label.push_str("+several"),
             Shape::Held { alone, unclipped, spread } => {
                 label.push_str(if alone { "+alone" } else { "+held" });
@@ -221,6 +238,8 @@ pub(super) const ONCE_UNITS: u32 = 128;
 pub(super) const ONCE_ELEMS: u32 = 1 << 14;
 /// The slots that an invocation holds.
 pub(super) const HELD_ELEMS: u32 = 32;
+/// The most units of such a tile for which the loss has tables, which cost as much as some elements each.
+pub(super) const TABLE_UNITS: u32 = 4;
 /// The slots that a tile has at least, where units are short.
 pub(super) const ONCE_LEAST_ELEMS: u32 = 1 << 12;
 /// Words per range unit in the buffer of recipes: what quantize needs of a scale.
@@ -394,13 +413,16 @@ impl Kernel {
         if self.takes_fours() {
             shapes.push(Shape::Fours);
         }
+        if self == Self::QuantizeLoss && codec.bits() < 16 {
+            shapes.push(Shape::Table);
+        }
         if self.takes_several() {
             shapes.push(Shape::Several);
         }
         if self.is_once() {
             let exists = |shape: &Shape| {
                 let Shape::Held { unclipped, spread, .. } = *shape else { return true };
-                (codec.bits() < 16 || !unclipped) && !(spread && self.sums_loss())
+                codec.bits() < 16 || !(unclipped || spread && self.sums_loss())
             };
             shapes.extend(Shape::HELD.into_iter().filter(exists));
         }
@@ -439,7 +461,8 @@ impl Kernel {
             _ if self.is_once() => (ONCE_ELEMS / 8 / workgroup).clamp(2, 16) & !1,
             // Where each costs the same, more of them share what a workgroup does once.
             Self::Quantize | Self::FakeQuantize | Self::Dequantize => 4,
-            Self::QuantizeLoss => 8,
+            // Sums of more elements do not fit in a word.
+            Self::QuantizeLoss => 16,
             _ => 2,
         }
     }
@@ -514,6 +537,7 @@ pub fn shader_source(program: Program, workgroup: u32) -> String {
     define("SPREAD", &matches!(shape, Shape::Held { spread: true, .. }), "");
     define("UNCLIPPED", &matches!(shape, Shape::Held { unclipped: true, .. }), "");
     define("SEVERAL", &(shape == Shape::Several), "");
+    define("TABLE_UNITS", &shape.table_units(kernel), "u");
     define("STORE_ERRORS", &(kernel == Kernel::AbsErrorStore), "");
     define("LOSS_WORDS", &LOSS_WORDS, "u");
     define("MAX_AT", &MAX_AT, "u");
@@ -542,7 +566,7 @@ pub fn shader_source(program: Program, workgroup: u32) -> String {
             Shape::Held { spread: true, .. } => &[HELD_WORDS],
             Shape::Held { spread: false, .. } => &[HELD_VECTORS],
             Shape::Fours if kernel.is_once() => &[FOURS, ONCE],
-            Shape::Fours | Shape::Several => &[FOURS],
+            Shape::Fours | Shape::Table | Shape::Several => &[FOURS],
             Shape::Any if kernel.reduces() => &[TRAVERSE, COLUMNS],
             Shape::Any => &[TRAVERSE, ROWS],
         });

@@ -20,8 +20,8 @@ pub struct Tuning {
     pub one_pass: bool,
     /// Whether invocations hold their slots then, where units are made of pieces of 32.
     pub held: bool,
-    /// Whether invocations that share such a unit take its vectors in turn, which GPUs read and write faster, and not
-    /// neighbouring ones each, which is faster on software adapters, and with the loss.
+    /// Whether it is cut as GPUs like it, and not software adapters: invocations that share such a unit take its vectors in turn,
+    /// and not neighbouring ones each, and of long units the loss takes what codes stand for from a table.
     pub spread: bool,
 }
 
@@ -85,7 +85,7 @@ impl Tuning {
         Self { held, ..self }
     }
 
-    /// The same, with invocations that take the vectors of a unit in turn, or neighbouring ones each.
+    /// The same, with [`spread`](Self::spread) so.
     #[must_use]
     pub fn spread(self, spread: bool) -> Self {
         Self { spread, ..self }

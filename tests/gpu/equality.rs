@@ -19,6 +19,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("many_channels_agree_on_the_first_and_last_axis", many_channels),
     ("every_scheme_agrees_in_every_granularity_from_every_input_type", matrix),
     ("every_size_of_range_units_agrees_in_one_pass_and_in_two", one_pass),
+    ("the_loss_of_long_runs_agrees_with_tables_and_without", long_runs),
     ("what_fits_a_workgroup_is_quantized_by_one_kernel", passes),
     ("rows_that_lie_apart_agree", pitch),
     ("given_scales_and_zero_points_agree_from_the_host_and_from_the_device", given),
@@ -157,6 +158,46 @@ fn one_pass(gpu: &Gpu) {
                 assert_eq!((found.scales, found.counts), (values.scales.clone(), values.counts), "{case}");
             }
         }
+    }
+    cases.print();
+}
+
+fn long_runs(gpu: &Gpu) {
+    let spread = gpu.tuned(gpu.tuning().spread(!gpu.tuning().spread)).unwrap();
+    let mut cases = Cases::of(gpu, 13);
+    // Around what a tile has at least and at most, and of what it has one run and two.
+    for n in [4092, 4096, 4100, 5000, 8196, 16_388, 32_768, 32_772, 70_000, 131_072, 131_076] {
+        for (i, scheme) in [Scheme::INT8_ABSMAX, Scheme::UINT8_AFFINE, Scheme::INT4_MINMAX, Scheme::INT16_ABSMAX]
+            .into_iter()
+            .enumerate()
+        {
+            for (kind, shape) in [("gauss", [1, n]), ("mixed", [3, n]), ("far-from-zero", [5, n])] {
+                let spec = Spec::new(scheme).per(Granularity::Channel(0)).loss(DETAILS[1 + (n + i) % 2]);
+                if !cases.take() {
+                    continue;
+                }
+                let x = data(kind, shape[0] * n, (n + i) as u64);
+                let x = Tensor::new(&x, &shape).unwrap();
+                let case = format!("{kind} {shape:?} {spec:?}");
+                let reference = cpu::quantize(x, &spec).unwrap();
+                for gpu in [gpu, &spread] {
+                    let two = gpu.tuned(gpu.tuning().one_pass(false)).unwrap();
+                    assert_same(&case, &gpu.quantize(x, &spec).unwrap(), &reference);
+                    assert_same(&case, &two.quantize(x, &spec).unwrap(), &reference);
+                }
+            }
+        }
+    }
+    // A scale of one digit clips all of them by half of the codes' range: sums of squares of an invocation's take 65 bits.
+    // An invocation has as many only of a large tensor on what is no software adapter, or is told so.
+    if !cases.takes_a_part() {
+        let n = 1 << 25;
+        let x = vec![f32::from_bits(190); n];
+        let shape = [n];
+        let x = Tensor::new(&x, &shape).unwrap();
+        let spec = Spec::new(Scheme::INT8_ABSMAX).loss(LossDetail::Summary);
+        let gpu = gpu.tuned(gpu.tuning().spread(true)).unwrap();
+        assert_same("all clipped", &gpu.quantize(x, &spec).unwrap(), &cpu::quantize(x, &spec).unwrap());
     }
     cases.print();
 }
