@@ -4,6 +4,7 @@
 use super::{SimdLevel, simd_level};
 use bytemuck::Pod;
 use std::ops::Range;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 /// The memory that is asked for while a kernel looks at other memory, so many bytes ahead of it. The processor asks by itself,
 /// but not beyond a page of 4 KiB.
@@ -64,19 +65,52 @@ pub(in super::super) fn ask_ahead<const LOOKED_AT: usize>(x: &[f32], ahead_bytes
 
 /// The same, for some of these lines.
 ///
-/// One comes of each of four pages in turn, as processors have more under way from several pages than from one; and they are
-/// to be in the second cache, as more may be under way there than to the first.
+/// They are to be in the second cache, as more may be under way there than to the first.
 #[inline(always)]
 fn ask<const LOOKED_AT: usize>(x: &[f32], ahead_bytes: usize, lines: Range<usize>) {
     const PAGE_BYTES: usize = ASK_BYTES / 4;
     const FOUR_BYTES: usize = 4 * LINE_BYTES;
     let at = x.as_ptr().addr();
+    if asks_in_line() {
+        for line in lines {
+            prefetch(x, at.wrapping_add(ahead_bytes + line * LINE_BYTES));
+        }
+        return;
+    }
     // Which of so many lines it is makes the page, and which four lines they are among the line of the page.
     let page = at % FOUR_BYTES / (LOOKED_AT * LINE_BYTES) * (LOOKED_AT * PAGE_BYTES);
     let first = at / ASK_BYTES * ASK_BYTES + ahead_bytes + page + at % ASK_BYTES / FOUR_BYTES * LINE_BYTES;
     for line in lines {
         prefetch(x, first.wrapping_add(line * PAGE_BYTES));
     }
+}
+
+/// Whether lines are asked for as they lie, and not of four pages in turn: of several pages Intel's processors have more under way
+/// than of one, and AMD's less.
+#[inline(always)]
+fn asks_in_line() -> bool {
+    // 0 as long as it is not known.
+    static IN_LINE: AtomicU8 = AtomicU8::new(0);
+    match IN_LINE.load(Ordering::Relaxed) {
+        0 => {
+            let in_line = is_amd();
+            IN_LINE.store(if in_line { 1 } else { 2 }, Ordering::Relaxed);
+            in_line
+        }
+        known => known == 1,
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn is_amd() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    {
+        let std::arch::x86_64::CpuidResult { ebx, ecx, edx, .. } = std::arch::x86_64::__cpuid(0);
+        [ebx, edx, ecx].map(u32::to_le_bytes).concat() == b"AuthenticAMD"
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    false
 }
 
 /// Asks for the memory at an address.
