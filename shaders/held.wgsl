@@ -81,7 +81,8 @@ fn held(
         if (!ALONE) { share_most(slot); }
     }
     if (TABLE_UNITS > 0u) {
-        fill_table(min(slot, TABLE_UNITS - 1u), own.s, nth, params.run / 32u);
+        // Whose units do not fit in the tile have none.
+        if (exists) { fill_table(slot, own.s, nth, params.run / 32u); }
         workgroupBarrier();
     }
     let unit = unit_of_slot(tile, slot);

@@ -20,7 +20,7 @@ pub struct Tuning {
     pub one_pass: bool,
     /// Whether invocations hold their slots then, where units are made of pieces of 32.
     pub held: bool,
-    /// Whether it is cut as GPUs like it, and not software adapters: invocations that share such a unit take its vectors in turn,
+    /// Whether work is cut as GPUs like it, and not software adapters: invocations that share such a unit take its vectors in turn,
     /// and not neighbouring ones each, and of long units the loss takes what codes stand for from a table.
     pub spread: bool,
 }

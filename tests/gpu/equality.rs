@@ -188,6 +188,22 @@ fn long_runs(gpu: &Gpu) {
             }
         }
     }
+    // Rows of which a workgroup takes two to four, with and without invocations to spare.
+    for n in [1664, 1696, 2016, 2048, 2080, 2720, 2752, 4096] {
+        for scheme in [Scheme::INT8_ABSMAX, Scheme::UINT8_AFFINE, Scheme::INT4_ABSMAX] {
+            if !cases.take() {
+                continue;
+            }
+            let x = data("gauss", 9 * n, n as u64);
+            let shape = [9, n];
+            let x = Tensor::new(&x, &shape).unwrap();
+            let spec = Spec::new(scheme).per(Granularity::Channel(0)).loss(LossDetail::Summary);
+            let reference = cpu::quantize(x, &spec).unwrap();
+            for gpu in [gpu, &spread] {
+                assert_same(&format!("{shape:?} {spec:?}"), &gpu.quantize(x, &spec).unwrap(), &reference);
+            }
+        }
+    }
     // A scale of one digit clips all of them by half of the codes' range: sums of squares of an invocation's take 65 bits.
     // An invocation has as many only of a large tensor on what is no software adapter, or is told so.
     if !cases.takes_a_part() {

@@ -85,8 +85,8 @@ fn ask<const LOOKED_AT: usize>(x: &[f32], ahead_bytes: usize, lines: Range<usize
     }
 }
 
-/// Whether lines are asked for as they lie, and not of four pages in turn: of several pages Intel's processors have more under way
-/// than of one, and AMD's less.
+/// Whether lines are asked for as they lie, and not of four pages in turn: a Xeon had more under way of several pages than of one,
+/// an EPYC less.
 #[inline(always)]
 fn asks_in_line() -> bool {
     // 0 as long as it is not known.
