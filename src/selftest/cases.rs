@@ -264,6 +264,10 @@ pub(super) fn borders(workgroup: u32) -> Vec<Case> {
         push(&[3, 37, run], Granularity::Channel(1));
         push(&[4 * tile / run + 1, run], Granularity::Channel(0));
     }
+    // So many fit in a tile, less one, and leave a part of it.
+    for parts in [3, 5] {
+        push(&[2 * parts + 1, (tile / parts).next_multiple_of(32)], Granularity::Channel(0));
+    }
     cases
 }
 
