@@ -182,8 +182,7 @@ FAULTS = [
     ("columns: unguarded tail", COLUMNS, "if (i >= params.elems) { break; }", ""),
     ("run_by_run: a chunk begins with a whole run", COLUMNS, "params.first_left + (thread - 1u) * params.run", "thread * params.run"),
     # Loss.
-    ("four_to_grid: small values shift one less", CODE, "min(vec4<u32>() - up, vec4<u32>(24u))", "min(vec4<u32>() - up, vec4<u32>(23u))"),
-    ("four_to_grid_word: what is below the grid counts", CODE, "vec4<u32>(), down > vec4<u32>(31u)", "vec4<u32>(), down > vec4<u32>(32u)"),
+    ("four_to_grid: ties go up", CODE, "let odd = (m >> right) & vec4<u32>(1u);\n    let small", "let odd = vec4<u32>(1u);\n    let small"),
     ("loss by four: on any grid", SUMS, "is_fine(s) && grid == parts(s).e - 1", "is_fine(s)"),
     ("loss by four: codes in doubt count", SUMS, "    if (!certain) { return; }\n", ""),
     ("value_table: the next code's", SUMS, "four_values_to_grid(vec4<u32>(k), s).x", "four_values_to_grid(vec4<u32>(k + 1u), s).x"),
@@ -192,7 +191,7 @@ FAULTS = [
     ("noise_top: dropped", SUMS, "noise_top += select(0u, 1u, noise_sum.y < before);", ""),
     ("fold_fours: cross sum without its sign", SUMS, "bitcast<u32>(bitcast<i32>(f.kh) >> 20u)", "f.kh >> 20u"),
     ("grid_exp: a clipped unit's grid twice as fine", LOSS, "parts(largest).e - 5", "parts(largest).e - 6"),
-    ("to_grid: shifts one less", LOSS, "bitcast<u32>(clamp(-up, 0, 24))", "bitcast<u32>(clamp(-up, 0, 23))"),
+    ("to_grid: shifts one less", LOSS, "let right = shift_right_rne(x.m, bitcast<u32>(clamp(-up, 1, 25)));", "let right = shift_right_rne(x.m, bitcast<u32>(clamp(-up, 1, 24)));"),
     ("loss_sums: dropped carry", SUMS, "return select(0u, 1u, old + sum < old);", "return 0u;"),
     ("loss_sums: negative sums not extended", SUMS, "bitcast<u32>(bitcast<i32>(top) >> 31u)", "0u"),
     ("loss_sums: slots raise the maximum too little", SUMS, "atomicMax(&losses[to + MAX_AT], largest)", "atomicMax(&losses[to + MAX_AT], largest - 1u)"),

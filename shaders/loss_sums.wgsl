@@ -20,8 +20,8 @@ var<private> on_own_grid: bool;     // whether the open unit's losses are summed
 var<private> four_sums: FourSums;
 var<private> loss_slot: u32;        // the open unit's, counted within the tile
 
-// What visit_four_loss adds up; fold_fours makes the sums of it. D is 2^12 h + l, l from 0. The last are the largest |D|; and of all
-// |x| less base(s), modulo 2^32, the largest, which tells the largest of those below, if there are any.
+// What visit_four_loss adds up; fold_fours makes the sums of it. D is 2^12 h + l, l from 0. The last are the largest |D| from
+// base(s) on; and of all |x| less base(s), modulo 2^32, the largest, which tells the largest of those below, if there are any.
 struct FourSums { abs: u32, ll: u32, hl: u32, hh: u32, kk: u32, kl: u32, kh: u32, size: u32, below: u32 }
 
 // De-quantized values on the grid, by steps from the zero point.
@@ -135,7 +135,8 @@ fn visit_four_loss(b: vec4<u32>, four: FourSteps, certain: bool) {
     four_sums.kl += total(k * l);
     four_sums.kh += total(k * h);
     let below = a - base(loss_s);
-    four_sums.size = max(four_sums.size, max(max(size.x, size.y), max(size.z, size.w)));
+    let far = select(size, vec4<u32>(), below >= vec4<u32>(SIGN));
+    four_sums.size = max(four_sums.size, max(max(far.x, far.y), max(far.z, far.w)));
     four_sums.below = max(four_sums.below, max(max(below.x, below.y), max(below.z, below.w)));
 }
 

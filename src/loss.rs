@@ -15,7 +15,7 @@
 //! that is, half of the scale's last place, unless a clipped value needs the room. Per element
 //!
 //! ```text
-//! D = trunc(x' / u) - trunc(x / u)  a whole number, |D| <= 2^29 + 1; trunc goes toward zero
+//! D = rne(x' / u) - rne(x / u)      a whole number, |D| <= 2^29 + 1
 //! Q = q                             the code (less the zero point where there is one)
 //! ```
 //!
@@ -42,16 +42,15 @@
 //!
 //! **Why it is close enough.** `x'` lies on an unclipped unit's grid, because it is a multiple of `2^es`.
 //! Where `q != 0`, `|x| > s / 2 >= 2^23 u`, so x lies on it too, and `u D` is `x' - x` exactly. Only elements
-//! with `q = 0` are truncated, by less than `u <= 2^-24 s`. So the mean is within 2^-24 s, and `D^2 u^2` is
-//! off by at most `2 |d| t + t^2` with `t = 2^-24 s`, which is below `1e-5 d^2 + 2^-31 s^2` for every d.
-//! Truncation is what the shifts that bring `x` to the grid do anyhow; ties would cost as much again.
+//! with `q = 0` are rounded, by at most `u / 2 <= 2^-25 s`. So the mean is within 2^-25 s, and `D^2 u^2` is
+//! off by at most `2 |d| t + t^2` with `t = 2^-25 s`, which is below `1e-5 d^2 + 2^-32 s^2` for every d.
 //! In a clipped unit `u <= 2^-28 dmax`: the noise is at least `dmax^2`, and n elements that are each off by u
 //! at most change it by at most `2^-28 sqrt(n)` relative, were they all off the same way.
 //!
 //! **Where it is not.** The schemes' own scales keep a unit's losses within some steps, unless all its values
 //! lie far from zero and lose alike. With scales from elsewhere one value can lie 2^12 steps and more beyond
 //! the codes, among thousands that do not: then the unit's mean is only good to `u <= 2^-28 dmax`. And a value
-//! below 2^-24 s has no weight on the grid, so that the SQNR and the cosine of a tensor are meaningless if all
+//! below 2^-25 s has no weight on the grid, so that the SQNR and the cosine of a tensor are meaningless if all
 //! of it is that small (values below 2^-143, whose scale would be 0 and is 1).
 //!
 //! **Why it cannot overflow.** `|D| < 2^30`, so `D^2 < 2^60`, and sums over 2^40 elements stay below 2^100. `|Q|` is at

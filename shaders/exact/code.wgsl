@@ -162,8 +162,8 @@ fn quick(r: Recipe) -> Quick {
 
 // `narrow` of four values whose codes are not in doubt. In doubt, and perhaps wrong, is what is clipped or not finite, of which
 // there is less than nothing left to the window's end, and what lies so near a threshold that theta matters: theta is below 512,
-// and d + 512 then below 1024. For the loss magnitudes below base(s) have a Z of their own, truncated to a whole number: less
-// than that of base(s), so that d says of a guess of 1 what it is, too much, unless it is in doubt, and of 0 that it is right.
+// and d + 512 then below 1024. For the loss magnitudes below base(s) have a Z of their own, rounded to a whole number: at most
+// that of base(s), so that d says of a guess of 1 what it is, too much, unless it is in doubt, and of 0 that it is right.
 fn four_steps(b: vec4<u32>, q: Quick, on_grid: bool) -> FourSteps {
     let neg = b >= vec4<u32>(SIGN);
     let a = b & vec4<u32>(MAGNITUDE);
@@ -193,26 +193,21 @@ fn four_inner_steps(b: vec4<u32>, q: Quick, on_grid: bool) -> FourSteps {
     let c = max(a, vec4<u32>(q.low)) - q.low;
     let m = (c & vec4<u32>(0x007fffffu)) | vec4<u32>(HIDDEN);
     var z = m << ((c >> vec4<u32>(23u)) & vec4<u32>(31u));
-    if (on_grid) { z = four_to_grid_word(a, q.low); }
+    if (on_grid) { z = four_to_grid(a, q.low); }
     let guess = ((z >> vec4<u32>(16u)) * q.factor + (0x00200000u + q.factor + 128u)) >> vec4<u32>(22u);
     let d = z + q.middle - guess * q.step;
     return FourSteps(guess - (d >> vec4<u32>(31u)), neg, min(min(d.x, d.y), min(d.z, d.w)) >= 1024u, z);
 }
 
 // `to_grid` of four magnitudes on the grid of the scale whose base is `low`, where is_fine holds: from there on significands are
-// shifted up, modulo 2^32, and below it down. Of what is subnormal nothing is left, whatever its digits.
+// shifted up, modulo 2^32, and below it down, rounded as in shift_right_rne. What is subnormal rounds to 0 whatever its digits.
 fn four_to_grid(a: vec4<u32>, low: u32) -> vec4<u32> {
     let up = (a >> vec4<u32>(23u)) - (low >> 23u);
     let m = (a & vec4<u32>(0x007fffffu)) | vec4<u32>(HIDDEN);
-    let small = m >> min(vec4<u32>() - up, vec4<u32>(24u));
+    let right = min(vec4<u32>() - up, vec4<u32>(25u));
+    let odd = (m >> right) & vec4<u32>(1u);
+    let small = (m + (vec4<u32>(0x00ffffffu) >> (25u - right)) + odd) >> right;
     return select(m << (up & vec4<u32>(31u)), small, up >= vec4<u32>(SIGN));
-}
-
-// The same of magnitudes that are below 2^32 on that grid: their digits, at the top of a word, are shifted down.
-fn four_to_grid_word(a: vec4<u32>, low: u32) -> vec4<u32> {
-    let digits = (a << vec4<u32>(8u)) | vec4<u32>(SIGN);
-    let down = (low + (9u << 23u) - 1u - a) >> vec4<u32>(23u);
-    return select(digits >> (down & vec4<u32>(31u)), vec4<u32>(), down > vec4<u32>(31u));
 }
 
 // `wide` of four values; in doubt is what is clipped or not finite.
@@ -234,7 +229,7 @@ fn four_wide_steps(b: vec4<u32>, q: Quick) -> FourSteps {
 }
 
 // How many steps from the zero point, whether below it, and whether that is beyond doubt; and Z, the magnitudes in halves of
-// the scale's last place modulo 2^32; of those below base(s) that of base(s), or for the loss their own, truncated.
+// the scale's last place modulo 2^32; of those below base(s) that of base(s), or rounded for the loss.
 struct FourSteps { steps: vec4<u32>, neg: vec4<bool>, certain: bool, z: vec4<u32> }
 
 // Whether b is finite and its rounded quotient lies outside the codes.

@@ -7,12 +7,13 @@ fn grid_exp(s: u32, largest: u32) -> i32 {
     return select(max(fine, parts(largest).e - 5), fine, largest <= s);
 }
 
-// trunc(a / 2^g) of a magnitude, modulo 2^32.
+// rne(a / 2^g) of a magnitude, modulo 2^32.
 fn to_grid(a: u32, g: i32) -> u32 {
     let x = parts(a);
     let up = x.e - g;
     let left = select(x.m << (bitcast<u32>(up) & 31u), 0u, up > 31);
-    return select(x.m >> bitcast<u32>(clamp(-up, 0, 24)), left, up >= 0);
+    let right = shift_right_rne(x.m, bitcast<u32>(clamp(-up, 1, 25)));
+    return select(right, left, up >= 0);
 }
 
 // A cast's value in steps of 2^(e + 12), m * 2^e being its nominal scale s; saturated at 2^26, which only codes that
@@ -26,7 +27,7 @@ fn cast_steps(out: u32, s: u32) -> i32 {
     return bitcast<i32>(select(k, 0u - k, (out >> 31u) == 1u));
 }
 
-// trunc(x' / 2^g) - trunc(x / 2^g). The two may exceed 32 bits; their difference is known to fit, so that
+// rne(x' / 2^g) - rne(x / 2^g). The two may exceed 32 bits; their difference is known to fit, so that
 // arithmetic modulo 2^32 has it.
 fn distance_on_grid(x: u32, out: u32, g: i32) -> i32 {
     let nx = to_grid(x & MAGNITUDE, g);

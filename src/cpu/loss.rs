@@ -233,13 +233,6 @@ pub(super) struct Part {
 /// `round_ties_even` does, but in a form that every vector unit has; and the sum's low bits are that number.
 const WHOLE: f64 = 6_755_399_441_055_744.0;
 
-/// The whole number that is left of a magnitude below 2^51: by the nearest, for the sake of vector units that have no more.
-#[inline(always)]
-fn trunc(v: f64) -> f64 {
-    let nearest = (v.abs() + WHOLE) - WHOLE;
-    (if nearest > v.abs() { nearest - 1.0 } else { nearest }).copysign(v)
-}
-
 /// So many elements' sums fit in 64 bits. |Q D| is at most 2^47 of whole numbers.
 pub(super) const SUM_ELEMS: usize = 1024;
 /// Of casts |Q D| is at most 2^57.
@@ -448,7 +441,7 @@ impl Kernel for AnySums<'_> {
             let masked = |v: f32| f32::from_bits(v.to_bits() & mask);
             let (x, out, q) = (masked(x), masked(out), q & mask.cast_signed());
             let (size, negative, error) = if ieee {
-                let on_grid = |v: f32| trunc(f64::from(v) * per_step);
+                let on_grid = |v: f32| (f64::from(v) * per_step + WHOLE) - WHOLE;
                 let d = on_grid(out) - on_grid(x);
                 let size = (d.abs() + WHOLE).to_bits() & 0x7fff_ffff;
                 (size, d.is_sign_negative(), (out - x).abs().to_bits())

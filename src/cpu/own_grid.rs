@@ -48,7 +48,7 @@ impl Lanes {
                 // As numbers of the same sign, patterns order as their values do.
                 *largest = error.abs().to_bits().cast_signed().max(*largest);
             }
-            *d = unit.truncated(errors);
+            *d = unit.nearest(errors);
             for (abs, d) in abs.iter_mut().zip(d) {
                 *abs = abs.wrapping_add(d.wrapping_abs());
             }
@@ -306,8 +306,8 @@ impl OwnSumsOfEach<'_> {
 
 /// The scale's own grid, and distances on it of values from what codes stand for.
 ///
-/// In its steps `u` the difference of floats `x' - x` is exact, and so `D` before it is truncated: where `q` is 0 it is `-x`,
-/// truncated as `x` is; elsewhere `|x|` is beyond half of the scale, so that `x`, as `x'`, is a whole number of steps, and a
+/// In its steps `u` the difference of floats `x' - x` is exact, and so `D` before it is rounded: where `q` is 0 it is `-x`,
+/// rounded as `x` is; elsewhere `|x|` is beyond half of the scale, so that `x`, as `x'`, is a whole number of steps, and a
 /// whole number below 2^24 is a float.
 #[derive(Clone, Copy)]
 pub(super) struct OwnGrid {

@@ -187,7 +187,7 @@ pub(crate) fn four_inner_steps(b: [u32; 4], q: &Quick, on_grid: bool) -> Option<
         let a = b & MAGNITUDE;
         let c = a.max(q.low) - q.low;
         let m = (c & 0x007f_ffff) | 0x0080_0000;
-        let z = if on_grid { four_to_grid_word([a; 4], q.low)[0] } else { m << ((c >> 23) & 31) };
+        let z = if on_grid { four_to_grid([a; 4], q.low)[0] } else { m << ((c >> 23) & 31) };
         let guess = ((z >> 16) * q.factor + (0x0020_0000 + q.factor + 128)) >> 22;
         let d = z.wrapping_add(q.middle).wrapping_sub(guess.wrapping_mul(q.step));
         if d < 1024 {
@@ -205,18 +205,10 @@ pub(crate) fn four_to_grid(a: [u32; 4], low: u32) -> [u32; 4] {
     a.map(|a| {
         let up = (a >> 23).wrapping_sub(low >> 23);
         let m = significand(a);
-        let small = m >> 0u32.wrapping_sub(up).min(24);
+        let right = 0u32.wrapping_sub(up).min(25);
+        let odd = (m >> right) & 1;
+        let small = (m + (0x00ff_ffff >> (25 - right)) + odd) >> right;
         if up >> 31 == 1 { small } else { m << (up & 31) }
-    })
-}
-
-/// The same of magnitudes that are below 2^32 on that grid.
-#[cfg(test)]
-pub(crate) fn four_to_grid_word(a: [u32; 4], low: u32) -> [u32; 4] {
-    a.map(|a| {
-        let digits = a << 8 | 0x8000_0000;
-        let down = (low + (9 << 23) - 1).wrapping_sub(a) >> 23;
-        if down > 31 { 0 } else { digits >> down }
     })
 }
 

@@ -9,8 +9,9 @@ pub(in super::super) struct Square(pub(in super::super) [[f32; LANES]; LANES]);
 
 /// What vector units can do and compilers do not see in loops. Whoever holds one runs where it is.
 pub(in super::super) trait Unit: Copy {
-    /// The whole numbers that are left of floats; any number in place of those that 32 bits do not hold.
-    fn truncated(self, x: [f32; LANES]) -> [i32; LANES];
+    /// The whole numbers nearest to floats, ties to even where the thread's floats are IEEE's; any number in place of those that
+    /// 32 bits do not hold.
+    fn nearest(self, x: [f32; LANES]) -> [i32; LANES];
 
     /// Adds to each lane `a b` of its two numbers of 16 bits.
     fn add_products(self, to: &mut [i32; LANES], a: [i32; LANES], b: [i32; LANES]);
@@ -82,8 +83,8 @@ pub(super) struct Plain;
 #[cfg(any(test, not(target_arch = "x86_64")))]
 impl Unit for Plain {
     #[inline(always)]
-    fn truncated(self, x: [f32; LANES]) -> [i32; LANES] {
-        x.map(|x| x as i32)
+    fn nearest(self, x: [f32; LANES]) -> [i32; LANES] {
+        x.map(|x| x.round_ties_even() as i32)
     }
 
     #[inline(always)]
@@ -143,9 +144,9 @@ mod x86 {
 
     impl Unit for Any {
         #[inline(always)]
-        fn truncated(self, x: [f32; LANES]) -> [i32; LANES] {
+        fn nearest(self, x: [f32; LANES]) -> [i32; LANES] {
             // SAFETY: SSE2 is everywhere.
-            cast(cast::<_, [__m128; 4]>(x).map(|x| unsafe { _mm_cvttps_epi32(x) }))
+            cast(cast::<_, [__m128; 4]>(x).map(|x| unsafe { _mm_cvtps_epi32(x) }))
         }
 
         #[inline(always)]
@@ -171,9 +172,9 @@ mod x86 {
         }
 
         #[inline(always)]
-        fn truncated(self, x: [f32; LANES]) -> [i32; LANES] {
+        fn nearest(self, x: [f32; LANES]) -> [i32; LANES] {
             // SAFETY: `self` is where AVX2 is.
-            cast(cast::<_, [__m256; 2]>(x).map(|x| unsafe { _mm256_cvttps_epi32(x) }))
+            cast(cast::<_, [__m256; 2]>(x).map(|x| unsafe { _mm256_cvtps_epi32(x) }))
         }
 
         #[inline(always)]
@@ -218,9 +219,9 @@ mod x86 {
         }
 
         #[inline(always)]
-        fn truncated(self, x: [f32; LANES]) -> [i32; LANES] {
+        fn nearest(self, x: [f32; LANES]) -> [i32; LANES] {
             // SAFETY: `self` is where AVX-512 F is.
-            cast(unsafe { _mm512_cvttps_epi32(cast(x)) })
+            cast(unsafe { _mm512_cvtps_epi32(cast(x)) })
         }
 
         #[inline(always)]
@@ -316,7 +317,7 @@ mod tests {
                     std::array::from_fn(|i| x.map(|x| unit.minus_product(x, i as f32, 0.25)));
                 let mut columns = Square([[0.0; LANES]; LANES]);
                 unit.columns(rows.each_ref(), &mut columns);
-                (unit.truncated(x), products, to_any.into_iter().fold(0, i32::wrapping_add), columns.0)
+                (unit.nearest(x), products, to_any.into_iter().fold(0, i32::wrapping_add), columns.0)
             }
         }
         for_each_level(|level| {
