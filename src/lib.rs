@@ -23,6 +23,7 @@ mod tensor;
 #[cfg(test)]
 #[path = "../tests/common/corpus.rs"]
 mod test_data;
+mod threads;
 
 pub use backend::{Backend, devices};
 pub use device::{Computed, DeviceInfo, DeviceLimits};

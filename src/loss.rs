@@ -62,7 +62,7 @@
 
 use crate::exact::float::{Parts, parts};
 use crate::exact::loss::{CAST_STEP_EXP, grid_exp};
-use rayon::prelude::*;
+use crate::threads::share;
 
 /// `add`'s least exponent: `u^2` is at least `2^-346`.
 const LSB_EXP: i32 = -352;
@@ -459,15 +459,21 @@ impl Loss {
         abs_errors: Option<Vec<f32>>,
     ) -> Self {
         const TASK_UNITS: usize = 1 << 14;
-        let tasks = unit_sums.par_chunks(TASK_UNITS).zip(scales.par_chunks(TASK_UNITS));
-        let sums = tasks.map(|(units, scales)| {
-            let mut adder = Adder::new(cast);
-            units.iter().zip(scales).for_each(|(unit, scale)| adder.add(unit, scale.to_bits()));
-            adder.finish()
-        });
-        let mut sums = sums.reduce(LossSums::default, |a, b| a.merged(&b));
+        let none = UnitLoss { max_abs_error: 0.0, noise: 0.0 };
+        let mut units = vec![none; unit_sums.len()];
+        let tasks = unit_sums.chunks(TASK_UNITS).zip(scales.chunks(TASK_UNITS)).zip(units.chunks_mut(TASK_UNITS));
+        let adders = share(
+            tasks,
+            || Adder::new(cast),
+            |adder, ((sums, scales), units)| {
+                for ((sums, scale), unit) in sums.iter().zip(scales).zip(units) {
+                    adder.add(sums, scale.to_bits());
+                    *unit = sums.loss(scale.to_bits());
+                }
+            },
+        );
+        let mut sums = adders.into_iter().map(Adder::finish).fold(LossSums::default(), |a, b| a.merged(&b));
         sums.count(elems, nonfinite_out_elems);
-        let units = unit_sums.par_iter().zip(scales).map(|(unit, scale)| unit.loss(scale.to_bits())).collect();
         Self { units, sums, abs_errors }
     }
 }

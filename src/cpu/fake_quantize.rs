@@ -7,7 +7,7 @@ use super::units::stretch;
 use crate::error::Result;
 use crate::quantized::{Counts, FakeQuantizeOutput, Spec};
 use crate::tensor::Tensor;
-use rayon::prelude::*;
+use crate::threads::share;
 
 /// Quantizes a tensor and de-quantizes it in one go, as training and evaluation want it.
 ///
@@ -102,12 +102,11 @@ fn made(x: Tensor<'_>, spec: &Spec, scaling: Scaling<'_>, values: Vec<f32>) -> F
     let mut values = recycled(values, x.elems());
     let task_len = task_elems(scaling.units).max(1);
     let past_caches = is_past_caches(x.bytes().len() + 4 * values.len());
-    let counts = backwards(&mut values, task_len)
-        .map(|(task, out)| {
-            let first = task * task_len;
-            scaling.encode(x, spec, first..first + out.len(), out, past_caches, None)
-        })
-        .reduce(Counts::default, add);
+    let counts = share(backwards(&mut values, task_len), Counts::default, |counts, (task, out)| {
+        let first = task * task_len;
+        counts.merge(scaling.encode(x, spec, first..first + out.len(), out, past_caches, None));
+    });
+    let counts = counts.into_iter().fold(Counts::default(), add);
     let Scaling { scales, zero_points, .. } = scaling;
     FakeQuantizeOutput::new(values, scales.into_owned(), zero_points.into_owned(), counts)
 }

@@ -6,7 +6,7 @@ use super::simd::{self, Map};
 use crate::exact::widen::{from_bf16, read};
 use crate::layout::RangeUnits;
 use crate::tensor::{ElemType, Tensor};
-use rayon::prelude::*;
+use crate::threads::share;
 use std::ops::Range;
 
 /// Elements per task: large enough to hide what a task costs, small enough to stay in a core's cache.
@@ -135,7 +135,7 @@ pub(super) fn blocks(elems: Range<usize>) -> impl Iterator<Item = Range<usize>> 
 }
 
 /// Cuts `elems` into blocks of so many elements, in order.
-pub(super) fn blocks_of(block_elems: usize, elems: Range<usize>) -> impl Iterator<Item = Range<usize>> {
+pub(super) fn blocks_of(block_elems: usize, elems: Range<usize>) -> impl ExactSizeIterator<Item = Range<usize>> {
     let end = elems.end;
     elems.step_by(block_elems).map(move |start| start..(start + block_elems).min(end))
 }
@@ -181,17 +181,13 @@ pub(super) fn fold_units<A: Clone + Send + Sync>(
     if n == 0 {
         return all;
     }
-    let task_elems = task_elems(units);
-    let parts: Vec<Slots<A>> = (0..n.div_ceil(task_elems))
-        .into_par_iter()
-        .map(|task| {
-            let elems = task * task_elems..((task + 1) * task_elems).min(n);
-            let mut part = Slots::new(units, &elems, identity);
-            visit(&mut part, elems);
-            part
-        })
-        .collect();
-    for part in parts {
+    let tasks = blocks_of(task_elems(units), 0..n);
+    let done = share(tasks, Vec::new, |parts, elems| {
+        let mut part = Slots::new(units, &elems, identity);
+        visit(&mut part, elems);
+        parts.push(part);
+    });
+    for part in done.into_iter().flatten() {
         part.merge_into(&mut all, &merge);
     }
     all
@@ -209,11 +205,8 @@ pub(super) fn task_elems(units: RangeUnits) -> usize {
 
 /// `out` in stretches, each with its number, the last one first: what was read before begins to leave the caches with what
 /// was read first.
-pub(super) fn backwards<T: Send>(
-    out: &mut [T],
-    task_len: usize,
-) -> impl IndexedParallelIterator<Item = (usize, &mut [T])> {
-    out.par_chunks_mut(task_len).enumerate().rev()
+pub(super) fn backwards<T>(out: &mut [T], task_len: usize) -> impl ExactSizeIterator<Item = (usize, &mut [T])> {
+    out.chunks_mut(task_len).enumerate().rev()
 }
 
 /// A vector of `n` values of the memory of another one, if that is enough: what they are is left over or zero.
@@ -226,15 +219,9 @@ pub(super) fn recycled<T: Clone + Default>(mut vec: Vec<T>, n: usize) -> Vec<T> 
     vec
 }
 
-/// Runs what has several parallel parts: where the pool's threads are to work, on one of them, so that none falls asleep
-/// between two parts and is woken for each.
-pub(super) fn together<T: Send>(units: RangeUnits, run: impl FnOnce() -> T + Send) -> T {
-    if units.elems() > TASK_ELEMS { rayon::scope(|_| run()) } else { run() }
-}
-
 /// Fills `out` in parallel by `fill(first, values)`, `task_len` values at a time.
 pub(super) fn map_tasks<T: Send>(out: &mut [T], task_len: usize, fill: impl Fn(usize, &mut [T]) + Sync) {
-    out.par_chunks_mut(task_len).enumerate().for_each(|(task, out)| fill(task * task_len, out));
+    share(out.chunks_mut(task_len).enumerate(), || (), |(), (task, out)| fill(task * task_len, out));
 }
 
 #[cfg(test)]

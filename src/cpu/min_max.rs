@@ -1,14 +1,15 @@
 //! The range of each range unit; twin of `shaders/min_max.wgsl`.
 
 use super::float_env;
-use super::fold::{FEW_ELEMS, TASK_ELEMS, Values, blocks, fold_units, runs};
+use super::fold::{FEW_ELEMS, TASK_ELEMS, Values, blocks, blocks_of, fold_units, runs};
 use super::simd::{self, Ask, Kernel, Unit};
 use crate::error::Result;
 use crate::exact::float::{from_hi_key, from_lo_key, hi_key, lo_key};
 use crate::layout::{Granularity, RangeUnits};
 pub use crate::range::Range;
 use crate::tensor::Tensor;
-use rayon::prelude::*;
+use crate::threads::share;
+use std::ops;
 
 /// The ranges of a tensor's range units, and the elements that are not finite.
 #[derive(Clone, Debug, PartialEq)]
@@ -102,15 +103,14 @@ const COLUMNS_ELEMS: usize = 1 << 16;
 fn columns(x: Tensor<'_>, units: RangeUnits) -> Vec<Part> {
     let row_elems = units.units * units.inner_elems;
     let task_rows = units.outer.div_ceil(4 * rayon::current_num_threads()).max(TASK_ELEMS.div_ceil(row_elems));
-    let of_task = |task: usize| {
-        let rows = task * task_rows..((task + 1) * task_rows).min(units.outer);
-        let mut all = vec![Part::default(); units.units];
+    let none = || vec![Part::default(); units.units];
+    let work = |all: &mut Vec<Part>, rows: ops::Range<usize>| {
         let mut values = Values::new(x);
         if !float_env::is_ieee_default() {
             for run in runs(units, rows.start * row_elems..rows.end * row_elems) {
                 all[run.unit].merge(&Part::exact(values.get(run.elems)));
             }
-            return all;
+            return;
         }
         let (mut lo, mut hi) = (vec![f32::INFINITY; row_elems], vec![f32::NEG_INFINITY; row_elems]);
         let (mut nan, mut inf) = (vec![0u32; row_elems], vec![0u32; row_elems]);
@@ -127,14 +127,12 @@ fn columns(x: Tensor<'_>, units: RangeUnits) -> Vec<Part> {
             let part = Part { hi_key: hi_key(hi.to_bits()), lo_key: lo_key(lo.to_bits()), nan, inf };
             all[i / units.inner_elems].merge(&part);
         }
-        all
     };
     let merge = |mut all: Vec<Part>, more: Vec<Part>| {
         all.iter_mut().zip(&more).for_each(|(part, more)| part.merge(more));
         all
     };
-    let none = || vec![Part::default(); units.units];
-    (0..units.outer.div_ceil(task_rows)).into_par_iter().map(of_task).reduce(none, merge)
+    share(blocks_of(task_rows, 0..units.outer), none, work).into_iter().fold(none(), merge)
 }
 
 struct ColumnEnds<'a> {

@@ -12,7 +12,7 @@
 mod code;
 mod dequantize;
 mod fake_quantize;
-mod float_env;
+pub(crate) mod float_env;
 mod fold;
 mod loss;
 mod min_max;

@@ -2,20 +2,20 @@
 
 use super::code::{Coder, Field, Made};
 use super::fold::{
-    BLOCK_ELEMS, FEW_ELEMS, Run, Slots, Spread, Values, backwards, blocks_of, recycled, runs, task_elems, together,
+    BLOCK_ELEMS, FEW_ELEMS, Run, Slots, Spread, Values, backwards, blocks_of, recycled, runs, task_elems,
 };
 use super::loss::{self, loss};
 use super::min_max::{Part, parts};
 use super::scale::scale_and_zero_point;
 use super::simd::{ASK_BYTES, Ask, Output, is_past_caches};
-use super::units::{CountsAndLoss, Parcel, PerUnit, Stretch, encode_units, stretch};
+use super::units::{CountsAndLoss, Maker, Parcel, PerUnit, Stretch, stretch};
 use super::{float_env, nibble};
 use crate::error::Result;
 use crate::layout::RangeUnits;
 use crate::loss::UnitLoss;
 use crate::quantized::{Counts, LossDetail, QuantizeOutput, Quantized, Spec, check_given, code_bytes};
 use crate::tensor::Tensor;
-use rayon::prelude::*;
+use crate::threads::share;
 use std::borrow::Cow;
 use std::mem;
 use std::ops::Range;
@@ -84,10 +84,6 @@ pub fn quantize(x: Tensor<'_>, spec: &Spec) -> Result<QuantizeOutput> {
 /// ```
 pub fn quantize_into(x: Tensor<'_>, spec: &Spec, out: &mut QuantizeOutput) -> Result<()> {
     let units = spec.units(x.shape())?;
-    together(units, || quantize_units(x, spec, units, out))
-}
-
-fn quantize_units(x: Tensor<'_>, spec: &Spec, units: RangeUnits, out: &mut QuantizeOutput) -> Result<()> {
     let mut to = Room::new(x, spec, out)?;
     let bits = spec.scheme.code().bits();
     let (counts, sums) = match stretch(units, x.row_elems(), bits) {
@@ -233,11 +229,9 @@ pub(super) fn by_units<T: Made>(
     adding: Option<loss::Adding<T>>,
 ) -> CountsAndLoss {
     let past_caches = is_past_caches(x.bytes().len() + size_of_val(out));
-    let tasks = Parcel::tasks(units, stretch, out, stretch.elems, per_unit);
-    tasks
-        .into_par_iter()
-        .map(|parcel| encode_units(x, spec, units, parcel, past_caches, adding))
-        .reduce(CountsAndLoss::default, add_both)
+    let tasks = Parcel::tasks(units, stretch, out, stretch.elems, per_unit).into_iter();
+    let makers = share(tasks, || Maker::new(x, spec, units, past_caches, adding), Maker::encode);
+    makers.into_iter().map(Maker::finish).fold(CountsAndLoss::default(), add_both)
 }
 
 /// The same of codes that lie two in a byte.
@@ -255,18 +249,18 @@ fn packed_units(
     // A stretch ends with a row or within a byte of no row.
     let stretch_bytes =
         if stretch.elems.is_multiple_of(row_elems) { stretch.elems / row_elems * row_bytes } else { stretch.elems / 2 };
-    let tasks = Parcel::tasks(units, stretch, bytes, stretch_bytes, per_unit);
-    let encode = |codes: &mut Vec<u8>, parcel: Parcel<'_, u8>| {
+    let tasks = Parcel::tasks(units, stretch, bytes, stretch_bytes, per_unit).into_iter();
+    let start = || (Maker::new(x, spec, units, false, adding), vec![]);
+    let work = |(maker, codes): &mut (Maker<'_, u8>, Vec<u8>), parcel: Parcel<'_, u8>| {
         let Parcel { elems, out, scales, zero_points, losses } = parcel;
         codes.resize(elems.len(), 0);
         let (first, first_unit) = (elems.start, units.unit_of(elems.start));
-        let inner = Parcel { elems, out: codes, scales, zero_points: &mut *zero_points, losses };
-        let made = encode_units(x, spec, units, inner, false, adding);
+        maker.encode(Parcel { elems, out: codes, scales, zero_points: &mut *zero_points, losses });
         let pad = |elem| zero_points.get(units.unit_of(elem) - first_unit).copied().unwrap_or(0);
         nibble::pack(codes, first, row_elems, pad, out);
-        made
     };
-    tasks.into_par_iter().map_init(Vec::new, encode).reduce(CountsAndLoss::default, add_both)
+    let makers = share(tasks, start, work);
+    makers.into_iter().map(|(maker, _)| maker.finish()).fold(CountsAndLoss::default(), add_both)
 }
 
 fn add_both((counts, found): CountsAndLoss, (more_counts, more): CountsAndLoss) -> CountsAndLoss {
@@ -280,6 +274,9 @@ pub(super) fn add(mut counts: Counts, more: Counts) -> Counts {
 
 /// What is called with each run's values and what was made of them.
 type Visit<'a, T> = Option<&'a mut dyn FnMut(&Run, &Coder, &[f32], &[T])>;
+
+/// Range units of a task that computes scales.
+const TASK_UNITS: usize = 1 << 12;
 
 /// Scales and zero points that are known before the first code.
 pub(super) struct Scaling<'a> {
@@ -313,15 +310,21 @@ impl<'a> Scaling<'a> {
         let parts = parts(x, units);
         let mut scales = recycled(scales, units.units);
         let mut zero_points = recycled(zero_points, units.units);
-        let all = parts.par_iter().zip(&mut scales).zip(&mut zero_points);
-        let ordinary: Vec<bool> = all
-            .map(|((part, s), z)| {
+        let mut ordinary = vec![false; units.units];
+        let to = scales.chunks_mut(TASK_UNITS).zip(zero_points.chunks_mut(TASK_UNITS));
+        let tasks = parts.chunks(TASK_UNITS).zip(to).zip(ordinary.chunks_mut(TASK_UNITS));
+        share(
+            tasks,
+            || (),
+            |(), ((parts, (scales, zero_points)), ordinary)| {
                 let ieee = float_env::is_ieee_default();
-                (*s, *z) = scale_and_zero_point(part.range(), scheme, ieee);
-                let coder = Coder { scheme, saturate: false, s: *s, z: *z, ieee };
-                part.is_finite() && coder.is_ordinary(part.range())
-            })
-            .collect();
+                for (((part, s), z), ordinary) in parts.iter().zip(scales).zip(zero_points).zip(ordinary) {
+                    (*s, *z) = scale_and_zero_point(part.range(), scheme, ieee);
+                    let coder = Coder { scheme, saturate: false, s: *s, z: *z, ieee };
+                    *ordinary = part.is_finite() && coder.is_ordinary(part.range());
+                }
+            },
+        );
         if !scheme.has_zero_point() {
             zero_points.clear();
         }
@@ -452,12 +455,13 @@ fn in_tasks<T: Send>(
     task_len: usize,
     work: impl Fn(&mut Vec<u8>, usize, &mut [T]) -> MadeByTask + Sync,
 ) -> (Counts, Vec<loss::Part>) {
-    let all: Vec<MadeByTask> =
-        backwards(out, task_len).map_init(Vec::new, |buffer, (task, out)| work(buffer, task * task_len, out)).collect();
+    let all = share(backwards(out, task_len), Default::default, |(made, buffer): &mut (Vec<_>, _), (task, out)| {
+        made.push(work(buffer, task * task_len, out));
+    });
     let mut counts = Counts::default();
     let lossy = spec.loss != LossDetail::None && !spec.scheme.is_cast();
     let mut sums = vec![loss::Part::default(); if lossy { scaling.units.units } else { 0 }];
-    for (more, slots) in all {
+    for (more, slots) in all.into_iter().flat_map(|(made, _)| made) {
         counts.merge(more);
         if let Some(slots) = slots {
             slots.merge_into(&mut sums, |a, b| a.merge(&b));

@@ -90,26 +90,58 @@ pub(super) type PerUnit<'a> = (&'a mut [f32], &'a mut [i32], &'a mut [UnitLoss])
 /// What tasks count, and the loss.
 pub(super) type CountsAndLoss = (Counts, loss::Found);
 
-/// Finds scales and zero points, and makes something of every value.
-pub(super) fn encode_units<T: Made>(
-    x: Tensor<'_>,
-    spec: &Spec,
+/// One thread's making of something of every value, parcel after parcel: finds scales and zero points first.
+pub(super) struct Maker<'a, T> {
+    values: Values<'a>,
+    spec: &'a Spec,
     units: RangeUnits,
-    parcel: Parcel<'_, T>,
     past_caches: bool,
-    adding: Option<loss::Adding<T>>,
-) -> CountsAndLoss {
-    let Parcel { elems, out, scales, zero_points, losses } = parcel;
-    let ieee = float_env::is_ieee_default();
-    let (first, first_unit) = (elems.start, units.unit_of(elems.start));
-    let mut values = Values::new(x);
-    let mut out = Output::new(out, past_caches);
-    // The loss would rather have more at a time.
-    let block_elems = if adding.is_some() { BLOCK_ELEMS } else { out.block_elems() };
-    let mut counts = Counts::default();
-    let mut adding = adding.map(|adding| (adding, Box::new(loss::Tally::new())));
-    if ieee && units.inner_elems < FEW_ELEMS {
-        let mut room = Room::new();
+    ieee: bool,
+    /// Made where it is used first.
+    room: Option<Box<Room>>,
+    counts: Counts,
+    adding: Option<(loss::Adding<T>, Box<loss::Tally>)>,
+}
+
+impl<'a, T: Made> Maker<'a, T> {
+    pub(super) fn new(
+        x: Tensor<'a>,
+        spec: &'a Spec,
+        units: RangeUnits,
+        past_caches: bool,
+        adding: Option<loss::Adding<T>>,
+    ) -> Self {
+        let (values, ieee) = (Values::new(x), float_env::is_ieee_default());
+        let adding = adding.map(|adding| (adding, Box::new(loss::Tally::new())));
+        Self { values, spec, units, past_caches, ieee, room: None, counts: Counts::default(), adding }
+    }
+
+    pub(super) fn finish(self) -> CountsAndLoss {
+        (self.counts, self.adding.map(|(_, tally)| tally.finish()).unwrap_or_default())
+    }
+
+    pub(super) fn encode(&mut self, parcel: Parcel<'_, T>) {
+        let out = Output::new(&mut *parcel.out, self.past_caches);
+        // The loss would rather have more at a time.
+        let block_elems = if self.adding.is_some() { BLOCK_ELEMS } else { out.block_elems() };
+        let (elems, per_unit) = (parcel.elems, (parcel.scales, parcel.zero_points, parcel.losses));
+        if self.ieee && self.units.inner_elems < FEW_ELEMS {
+            self.encode_short(elems, block_elems, out, per_unit);
+        } else {
+            self.encode_long(elems, block_elems, out, per_unit);
+        }
+    }
+
+    fn encode_short(
+        &mut self,
+        elems: Range<usize>,
+        block_elems: usize,
+        mut out: Output<'_, T>,
+        (scales, zero_points, losses): PerUnit<'_>,
+    ) {
+        let Self { values, spec, units, room, counts, adding, .. } = self;
+        let room = room.get_or_insert_with(|| Box::new(Room::new()));
+        let (first, first_unit) = (elems.start, units.unit_of(elems.start));
         // Units, or rows whose last unit is short.
         let whole = if units.ragged_row_elems == 0 { units.inner_elems } else { units.ragged_row_elems };
         let whole_units = whole.div_ceil(units.inner_elems);
@@ -136,10 +168,10 @@ pub(super) fn encode_units<T: Made>(
                         unit_elems: units.inner_elems,
                         scales: &mut scales[own.clone()],
                         zero_points: if zero_points.is_empty() { &mut [] } else { &mut zero_points[own.clone()] },
-                        room: &mut room,
+                        room: &mut *room,
                         out: &mut *out,
                     }));
-                    if let Some((adding, tally)) = &mut adding {
+                    if let Some((adding, tally)) = &mut *adding {
                         let few = loss::Few {
                             scheme: spec.scheme,
                             first_unit: block_unit + own.start,
@@ -152,46 +184,51 @@ pub(super) fn encode_units<T: Made>(
                 }
             });
         }
-        return (counts, found(adding));
     }
-    for run in runs(units, elems) {
-        let mut loss = loss::Part::default();
-        let (unit, run_elems) = (run.unit - first_unit, run.elems.len());
-        let mut part = Part::default();
-        // Where the loss follows, that asks for memory meanwhile.
-        let [ask, ask_again] = if adding.is_some() { [Ask::NOTHING; 2] } else { Ask::halves(4 * run_elems) };
-        for block in blocks(run.elems.clone()) {
-            part.merge(&Part::of(values.get(block), ieee, ask));
-        }
-        let (s, z) = scale_and_zero_point(part.range(), spec.scheme, ieee);
-        scales[unit] = s;
-        if let Some(to) = zero_points.get_mut(unit) {
-            *to = z;
-        }
-        let coder = Coder { scheme: spec.scheme, saturate: spec.saturate, s, z, ieee };
-        let ordinary = part.is_finite() && coder.is_ordinary(part.range());
-        for block in blocks_of(block_elems, run.elems) {
-            let x = values.get(block.clone());
-            out.write(block.start - first..block.end - first, |out| {
-                if ordinary {
-                    coder.encode_ordinary(x, ask_again, out);
-                } else {
-                    counts.merge(coder.encode(x, out));
-                }
-                if let Some((adding, _)) = &adding {
-                    (adding.run)(&mut loss, &coder, x, out, 4 * run_elems);
-                }
-            });
-        }
-        if let Some((_, tally)) = &mut adding {
-            losses[unit] = tally.add(run.unit, &loss, s);
-        }
-    }
-    (counts, found(adding))
-}
 
-fn found<T>(adding: Option<(loss::Adding<T>, Box<loss::Tally>)>) -> loss::Found {
-    adding.map(|(_, tally)| tally.finish()).unwrap_or_default()
+    fn encode_long(
+        &mut self,
+        elems: Range<usize>,
+        block_elems: usize,
+        mut out: Output<'_, T>,
+        (scales, zero_points, losses): PerUnit<'_>,
+    ) {
+        let Self { values, spec, units, ieee, counts, adding, .. } = self;
+        let (first, first_unit) = (elems.start, units.unit_of(elems.start));
+        for run in runs(*units, elems) {
+            let mut loss = loss::Part::default();
+            let (unit, run_elems) = (run.unit - first_unit, run.elems.len());
+            let mut part = Part::default();
+            // Where the loss follows, that asks for memory meanwhile.
+            let [ask, ask_again] = if adding.is_some() { [Ask::NOTHING; 2] } else { Ask::halves(4 * run_elems) };
+            for block in blocks(run.elems.clone()) {
+                part.merge(&Part::of(values.get(block), *ieee, ask));
+            }
+            let (s, z) = scale_and_zero_point(part.range(), spec.scheme, *ieee);
+            scales[unit] = s;
+            if let Some(to) = zero_points.get_mut(unit) {
+                *to = z;
+            }
+            let coder = Coder { scheme: spec.scheme, saturate: spec.saturate, s, z, ieee: *ieee };
+            let ordinary = part.is_finite() && coder.is_ordinary(part.range());
+            for block in blocks_of(block_elems, run.elems) {
+                let x = values.get(block.clone());
+                out.write(block.start - first..block.end - first, |out| {
+                    if ordinary {
+                        coder.encode_ordinary(x, ask_again, out);
+                    } else {
+                        counts.merge(coder.encode(x, out));
+                    }
+                    if let Some((adding, _)) = &*adding {
+                        (adding.run)(&mut loss, &coder, x, out, 4 * run_elems);
+                    }
+                });
+            }
+            if let Some((_, tally)) = &mut *adding {
+                losses[unit] = tally.add(run.unit, &loss, s);
+            }
+        }
+    }
 }
 
 /// Consecutive units of so many elements; the last may be short.

@@ -4,13 +4,10 @@ use super::super::args::Region;
 use super::Wanted;
 use super::measure::{By, Case, Checked, Label};
 use super::operation::Job;
-use rayon::prelude::*;
 use std::cell::RefCell;
+use std::hint::black_box;
 use std::rc::Rc;
 use wgpu_quant::{Result, Scheme, Spec, Tensor, cpu};
-
-/// Elements that a thread copies at a time.
-const CHUNK: usize = 1 << 18;
 
 fn label(what: impl Into<String>, by: By, bytes: f64) -> Label {
     Label { region: Region::Host, what: what.into(), by, bytes }
@@ -20,21 +17,39 @@ pub(super) fn copies(x: &[f32]) -> Vec<Case<'_>> {
     let bytes = 4.0 * x.len() as f64;
     let to = Rc::new(RefCell::new(vec![0f32; x.len()]));
     let again = Rc::clone(&to);
+    let thread_elems = x.len().div_ceil(rayon::current_num_threads()).max(1);
     vec![
         Case::of(label("memcpy, all threads", By::Yardstick, 2.0 * bytes), move || {
             let mut to = to.borrow_mut();
-            to.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(to, from)| to.copy_from_slice(from));
+            on_all_threads(to.chunks_mut(thread_elems).zip(x.chunks(thread_elems)), |(to, from)| {
+                to.copy_from_slice(from)
+            });
             Ok(())
         }),
         Case::of(label("memcpy, one thread", By::Bound, 2.0 * bytes), move || {
             again.borrow_mut().copy_from_slice(x);
             Ok(())
         }),
-        Case::of(label("read only, all threads", By::Bound, bytes), || {
-            let all = |chunk: &[f32]| chunk.iter().fold(0, |all, v| all | v.to_bits());
-            Ok(x.par_chunks(CHUNK).map(all).reduce(|| 0, |a, b| a | b))
+        Case::of(label("read only, all threads", By::Bound, bytes), move || {
+            on_all_threads(x.chunks(thread_elems), |part| {
+                black_box(part.iter().fold(0, |all, v| all | v.to_bits()));
+            });
+            Ok(())
         }),
     ]
+}
+
+/// Each part on a thread of its own, one of them this one: as the CPU path does it, so that none waits for one thread more to
+/// wake up.
+fn on_all_threads<T: Send>(mut parts: impl Iterator<Item = T>, work: impl Fn(T) + Sync) {
+    let first = parts.next();
+    rayon::in_place_scope(|scope| {
+        for part in parts {
+            let work = &work;
+            scope.spawn(move |_| work(part));
+        }
+        first.into_iter().for_each(&work);
+    });
 }
 
 /// The CPU path, into outputs that are there already, as the copies', and once into new ones.
