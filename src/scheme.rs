@@ -66,6 +66,13 @@ pub enum Mapping {
     Cast,
 }
 
+impl Mapping {
+    /// Whether the scale goes by the largest magnitude alone.
+    pub(crate) fn is_by_magnitude(self) -> bool {
+        matches!(self, Self::AbsMax | Self::HalfRange)
+    }
+}
+
 /// A quantization scheme: a code type and a named arithmetic, a row of [`Scheme::ALL`].
 ///
 /// Over all finite values of a range unit let `lo` be the minimum, `hi` the maximum and `amax` the maximum of |x|,

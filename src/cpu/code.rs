@@ -116,7 +116,7 @@ impl Made for f32 {
 }
 
 /// The bits that a code has.
-fn mask(scheme: Scheme) -> u32 {
+pub(super) fn mask(scheme: Scheme) -> u32 {
     (1 << scheme.code().bits()) - 1
 }
 

@@ -2,7 +2,8 @@
 
 use super::code::{Coder, Field, is_finite};
 use super::fold::{BLOCK_ELEMS, Slots, TASK_ELEMS, Values, blocks, fold_units, map_tasks, runs};
-use super::own_grid::{self, OwnGrid, SHORT_ELEMS, Short, TOGETHER};
+pub(super) use super::own_grid::TOGETHER;
+use super::own_grid::{self, OwnGrid, SHORT_ELEMS, Short};
 use super::simd::{self, ASK_BYTES, Kernel, Map, Unit};
 use super::{min_max, scale};
 use crate::error::{Error, Result};
@@ -356,6 +357,25 @@ impl Tally {
         Found { sums, coarse: self.coarse }
     }
 
+    /// Makes all of short units in one go, and adds the loss; whether it has.
+    fn make<T: Field>(&mut self, few: &mut Made<'_, T>) -> bool {
+        let Made { scheme, x, scales, zero_points, codes, losses } = few;
+        let made =
+            size_of::<T>() == 1 && self.short.make(*scheme, x, scales, zero_points, bytemuck::cast_slice_mut(codes));
+        if made {
+            self.add_short(x.len(), scales, losses);
+        }
+        made
+    }
+
+    fn add_short(&mut self, elems: usize, scales: &[f32], losses: &mut [UnitLoss]) {
+        self.elems += elems as u64;
+        for (unit, (loss, s)) in losses.iter_mut().zip(scales).enumerate() {
+            self.adder.add_short(&self.short.sums(unit), s.to_bits());
+            *loss = self.short.loss(unit);
+        }
+    }
+
     /// Adds short units and the codes that their values become.
     fn add_few<T: Field>(&mut self, few: &Few<'_>, x: &[f32], codes: &[T], losses: &mut [UnitLoss]) {
         let &Few { scheme, first_unit, unit_elems, scales, zero_points, .. } = few;
@@ -369,11 +389,7 @@ impl Tally {
                 && unit_elems <= SHORT_ELEMS
                 && self.short.find(scheme, x, unit_elems, scales, zero_points)
             {
-                self.elems += x.len() as u64;
-                for (unit, (loss, s)) in losses.iter_mut().zip(scales).enumerate() {
-                    self.adder.add_short(&self.short.sums(unit), s.to_bits());
-                    *loss = self.short.loss(unit);
-                }
+                self.add_short(x.len(), scales, losses);
                 continue;
             }
             let units = x.chunks(unit_elems).zip(codes.chunks(unit_elems)).zip(losses);
@@ -397,18 +413,31 @@ pub(super) struct Few<'a> {
     pub(super) zero_points: &'a [i32],
 }
 
+/// At most [`TOGETHER`] consecutive range units, and what becomes of them.
+pub(super) struct Made<'a, T> {
+    pub(super) scheme: Scheme,
+    pub(super) x: &'a [f32],
+    pub(super) scales: &'a mut [f32],
+    /// One per unit, or none.
+    pub(super) zero_points: &'a mut [i32],
+    pub(super) codes: &'a mut [T],
+    pub(super) losses: &'a mut [UnitLoss],
+}
+
 /// How the loss of values and what was made of them is added up.
 #[derive(Clone, Copy)]
 pub(super) struct Adding<T> {
     /// Of a stretch of a unit.
     pub(super) run: fn(&mut Part, &Coder, &[f32], &[T], usize),
-    /// Of short units.
+    /// Of short units, and makes all else of them; or does not, if they are not for that.
+    pub(super) make: fn(&mut Tally, &mut Made<'_, T>) -> bool,
+    /// Of short units of which all else is made.
     pub(super) few: fn(&mut Tally, &Few<'_>, &[f32], &[T], &mut [UnitLoss]),
 }
 
 impl<T: Field> Adding<T> {
     /// Of codes.
-    pub(super) const OWN: Self = Self { run: Part::add_own, few: Tally::add_few };
+    pub(super) const OWN: Self = Self { run: Part::add_own, make: Tally::make, few: Tally::add_few };
 }
 
 /// The sums of any values on any grid.
@@ -586,6 +615,40 @@ mod tests {
                 check(&[127.5 * s; SUM_ELEMS], &spec.per(Group(per)), None);
             }
         });
+    }
+
+    #[test]
+    fn short_units_become_the_same_together_with_their_loss_and_apart() {
+        let mut rng = Rng::new(53);
+        for &scheme in Scheme::ALL.iter().filter(|scheme| !scheme.is_cast()) {
+            for (i, unit_elems) in [16, 32, 48, 64, 96, 112, 128, 144, 17, 8].into_iter().enumerate() {
+                for kind in ["gauss", "one-sided", "ints", "mixed", "edges"] {
+                    // Whole rounds of units, and some that are left.
+                    let shape = [[1, 40], [37, 3], [5, 16]][i % 3];
+                    let shape = [shape[0], shape[1] * unit_elems];
+                    let mut x = match kind {
+                        "edges" => data("gauss", shape[0] * shape[1], i as u64),
+                        _ => data(kind, shape[0] * shape[1], i as u64),
+                    };
+                    if kind == "edges" {
+                        // In few units, so that others of the same round are ordinary.
+                        for bits in [0x7f80_0000, 0xffc0_0001, 1, 0x7f7f_ffff, 0x0080_0000, 0x8000_0000] {
+                            let at = rng.next_u32() as usize % x.len();
+                            x[at] = f32::from_bits(bits);
+                        }
+                        let zeros = rng.next_u32() as usize % (x.len() - 2 * unit_elems);
+                        x[zeros..zeros + 2 * unit_elems].fill(0.0);
+                    }
+                    let x = Tensor::new(&x, &shape).unwrap();
+                    let spec = Spec::new(scheme).per(Group(unit_elems));
+                    let (apart, both) =
+                        (quantize(x, &spec).unwrap(), quantize(x, &spec.loss(LossDetail::Summary)).unwrap());
+                    let what = format!("{scheme} {unit_elems} {kind}");
+                    assert_eq!((&apart.tensor, apart.counts), (&both.tensor, both.counts), "{what}");
+                    assert_eq!(both.loss.unwrap(), loss(x, &apart.tensor, false).unwrap(), "{what}");
+                }
+            }
+        }
     }
 
     #[test]

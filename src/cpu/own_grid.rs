@@ -1,8 +1,10 @@
 //! The loss of codes that come of their values, on the grid of their scale: sums that vector units gather in lanes.
 
-use super::code::{Coder, Field, WHOLE, quotients};
+use super::code::{Coder, Field, WHOLE, are_ordinary, mask, quotients};
 use super::loss::SUM_ELEMS;
-use super::simd::{self, Kernel, LANES, Square, Unit};
+use super::scale::{plain_scales, plain_zero_points};
+use super::simd::{self, ASK_BYTES, Floats, Kernel, LANES, Square, Unit, Whole};
+use super::units::{key, key_value};
 use crate::loss::{UnitLoss, UnitSums};
 use crate::scheme::{CodeType, Scheme};
 
@@ -25,89 +27,88 @@ struct Lanes {
 }
 
 impl Lanes {
-    /// Adds values and the steps that they become.
+    /// Adds values and the steps that they become; of [`ORDINARY`](Gather) values none is NaN.
+    ///
+    /// Step by step for several vectors, so that none waits for what another is about to be.
     #[inline(always)]
-    fn add<const WIDE: bool>(
+    fn add<const WIDE: bool, const ORDINARY: bool, const VECTORS: usize>(
         &mut self,
         unit: impl Unit,
-        grid: impl Fn(usize) -> OwnGrid,
-        add_products: impl Fn(&mut [i32; LANES], [i32; LANES], [i32; LANES]),
-        x: &[f32; CHUNK],
-        Steps { floats, whole: steps }: Steps,
+        grid: &Grids,
+        add_products: impl Fn(&mut Whole, Whole, Whole),
+        x: &[Floats; VECTORS],
+        Steps { floats, whole: steps }: &Steps<VECTORS>,
     ) {
-        let mut d = [[0; LANES]; 2];
+        let mut errors = [[0.0; LANES]; VECTORS];
+        for v in 0..VECTORS {
+            errors[v] = unit.minus_product(unit.product(floats[v], grid.s), x[v], grid.per_step);
+        }
+        let mut d = [[0; LANES]; VECTORS];
+        for v in 0..VECTORS {
+            d[v] = unit.nearest(errors[v]);
+            // As numbers of the same sign, patterns order as their values do.
+            self.largest = if ORDINARY {
+                unit.larger_magnitude(self.largest, errors[v])
+            } else {
+                unit.larger(self.largest, unit.magnitudes(errors[v]))
+            };
+        }
         let [abs, hh, ll, qq, hl, hq, lq] = &mut self.sums;
-        // Each loop is short enough to become one of vectors.
-        for half in 0..2 {
-            let (d, mut errors) = (&mut d[half], [0.0; LANES]);
-            for i in 0..LANES {
-                let grid = grid(i);
-                errors[i] = unit.minus_product(floats[half][i] * grid.s, x[LANES * half + i], grid.per_step);
-            }
-            for (largest, error) in self.largest.iter_mut().zip(errors) {
-                // As numbers of the same sign, patterns order as their values do.
-                *largest = error.abs().to_bits().cast_signed().max(*largest);
-            }
-            *d = unit.nearest(errors);
-            for (abs, d) in abs.iter_mut().zip(d) {
-                *abs = abs.wrapping_add(d.wrapping_abs());
+        for d in d {
+            *abs = unit.plus_size(*abs, d);
+        }
+        for v in 0..VECTORS / 2 {
+            // Neighbours lie half of all apart, so that pairs of four are, together, their codes in order.
+            let (d, steps) = ([d[v], d[v + VECTORS / 2]], [steps[v], steps[v + VECTORS / 2]]);
+            let [h, l] = unit.pairs_of_parts(d);
+            let q = unit.pairs(if WIDE { steps.map(|steps| steps.map(|q| q & 0xff)) } else { steps });
+            add_products(hh, h, h);
+            add_products(ll, l, l);
+            add_products(qq, q, q);
+            add_products(hl, h, l);
+            add_products(hq, h, q);
+            add_products(lq, l, q);
+            if WIDE {
+                let [pp, pq, hp, lp] = &mut self.wide_sums;
+                let p = unit.pairs(steps.map(|steps| steps.map(|q| q >> 8)));
+                add_products(pp, p, p);
+                add_products(pq, p, q);
+                add_products(hp, h, p);
+                add_products(lp, l, p);
             }
         }
-        let (h, l) = (pairs(d, |d| d >> 12), pairs(d, |d| d & 0xfff));
-        let q = pairs(steps, |q| if WIDE { q & 0xff } else { q });
-        add_products(hh, h, h);
-        add_products(ll, l, l);
-        add_products(qq, q, q);
-        add_products(hl, h, l);
-        add_products(hq, h, q);
-        add_products(lq, l, q);
-        if WIDE {
-            let [pp, pq, hp, lp] = &mut self.wide_sums;
-            let p = pairs(steps, |q| q >> 8);
-            add_products(pp, p, p);
-            add_products(pq, p, q);
-            add_products(hp, h, p);
-            add_products(lp, l, p);
-        }
+    }
+}
+
+/// [`OwnGrid`] of each lane.
+struct Grids {
+    s: Floats,
+    per_step: Floats,
+}
+
+impl Grids {
+    #[inline(always)]
+    fn of(s: &Floats) -> Self {
+        Self { s: s.map(|s| OwnGrid::of(s).s), per_step: s.map(|s| OwnGrid::of(s).per_step) }
     }
 }
 
 /// The steps of the scale that values are rounded to.
-struct Steps {
-    floats: [[f32; LANES]; 2],
+struct Steps<const VECTORS: usize> {
+    floats: [Floats; VECTORS],
     /// Of numbers of 8 bits the lower 16 alone count.
-    whole: [[i32; LANES]; 2],
+    whole: [Whole; VECTORS],
 }
 
-impl Steps {
+impl<const VECTORS: usize> Steps<VECTORS> {
     #[inline(always)]
-    fn of(whole: [[i32; LANES]; 2]) -> Self {
-        let mut floats = [[0.0; LANES]; 2];
-        for (float, whole) in floats.as_flattened_mut().iter_mut().zip(whole.as_flattened()) {
-            *float = *whole as f32;
+    fn of(unit: impl Unit, whole: [Whole; VECTORS]) -> Self {
+        let mut floats = [[0.0; LANES]; VECTORS];
+        for v in 0..VECTORS {
+            floats[v] = unit.floats(whole[v]);
         }
         Self { floats, whole }
     }
-
-    /// That codes become.
-    #[inline(always)]
-    fn of_codes<T: Field>(codes: &[T; CHUNK], steps: impl Fn(u32) -> i32) -> Self {
-        let mut whole = [[0; LANES]; 2];
-        for (whole, code) in whole.as_flattened_mut().iter_mut().zip(codes) {
-            *whole = steps(code.bits());
-        }
-        Self::of(whole)
-    }
-}
-
-/// Two numbers of 16 bits to a lane.
-#[inline(always)]
-fn pairs([a, b]: [[i32; LANES]; 2], part: impl Fn(i32) -> i32) -> [i32; LANES] {
-    let mut pairs = [0; LANES];
-    for i in 0..LANES {
-        pairs[i] = part(a[i]) & 0xffff | part(b[i]) << 16;
-    }
-    pairs
 }
 
 /// `D D` of its halves' products.
@@ -136,8 +137,8 @@ fn unit_sums(largest: i32, sums: [i64; SUMS], wide_sums: [i64; WIDE_SUMS], s: f3
     }
 }
 
-/// Elements of a unit that are taken at once.
-const CHUNK: usize = 2 * LANES;
+/// Vectors of columns that are taken at once: their codes are the bytes of one.
+const VECTORS: usize = 4;
 
 /// Units that are taken together: one to a lane.
 pub(super) const TOGETHER: usize = LANES;
@@ -160,6 +161,9 @@ struct Each {
 /// Short units that are taken together, and their sums.
 pub(super) struct Short {
     x: [f32; TOGETHER * SHORT_ELEMS],
+    columns: [Square; SHORT_ELEMS / LANES],
+    magnitudes: Magnitudes,
+    keys: Keys,
     scales: [f32; TOGETHER],
     zero_points: [i32; TOGETHER],
     each: Each,
@@ -167,8 +171,47 @@ pub(super) struct Short {
 
 impl Short {
     pub(super) fn new() -> Self {
-        let x = [0.0; TOGETHER * SHORT_ELEMS];
-        Self { x, scales: [1.0; TOGETHER], zero_points: [0; TOGETHER], each: Each::default() }
+        Self {
+            x: [0.0; TOGETHER * SHORT_ELEMS],
+            columns: std::array::from_fn(|_| Square([[0.0; LANES]; LANES])),
+            magnitudes: Magnitudes([0; LANES]),
+            keys: Keys([[0; LANES]; 2]),
+            scales: [1.0; TOGETHER],
+            zero_points: [0; TOGETHER],
+            each: Each::default(),
+        }
+    }
+
+    /// Finds scales, zero points, codes of at most 8 bits, and the sums of [`TOGETHER`] units of the same number of elements;
+    /// whether it has. It has not where [`find`](Self::find) would not, or something is not ordinary; nor of units that do not
+    /// fill vectors.
+    pub(super) fn make(
+        &mut self,
+        scheme: Scheme,
+        x: &[f32],
+        scales: &mut [f32],
+        zero_points: &mut [i32],
+        codes: &mut [u8],
+    ) -> bool {
+        let squares = x.len() / (TOGETHER * LANES);
+        if scales.len() != TOGETHER || x.len() != squares * TOGETHER * LANES || squares > self.columns.len() {
+            return false;
+        }
+        let columns = &mut self.columns[..squares];
+        // What one kernel stores and the next one loads stays in place: a copy in between, by parts, would be waited for.
+        let ends = if scheme.mapping().is_by_magnitude() {
+            simd::run(Turn { x, columns, see: &mut self.magnitudes });
+            Ends::OfMagnitude(&self.magnitudes)
+        } else {
+            simd::run(Turn { x, columns, see: &mut self.keys });
+            Ends::Both(&self.keys)
+        };
+        let (s, z) = (&mut self.scales[..scales.len()], &mut self.zero_points);
+        simd::run(Scale { ends, scheme, scales: s, zero_points: &mut z[..zero_points.len()] }) && {
+            scales.copy_from_slice(s);
+            zero_points.copy_from_slice(&z[..zero_points.len()]);
+            self.gather(scheme, squares, Some((x, codes)))
+        }
     }
 
     /// Finds the sums of at most [`TOGETHER`] units of at most [`SHORT_ELEMS`], the last of which may be short, and of codes of
@@ -182,7 +225,7 @@ impl Short {
         scales: &[f32],
         zero_points: &[i32],
     ) -> bool {
-        let Self { x: padded, scales: all_scales, zero_points: all_zero_points, each } = self;
+        let Self { x: padded, columns, scales: all_scales, zero_points: all_zero_points, .. } = self;
         all_scales[..scales.len()].copy_from_slice(scales);
         all_zero_points[..zero_points.len()].copy_from_slice(zero_points);
         let lane_elems = unit_elems.next_multiple_of(LANES);
@@ -196,8 +239,23 @@ impl Short {
             }
             &padded[..TOGETHER * lane_elems]
         };
-        let ends = (scheme.qmin(), scheme.qmax());
-        simd::run(OwnSumsOfEach { x, ends, scales: all_scales, zero_points: all_zero_points, each })
+        let squares = lane_elems / LANES;
+        simd::run(Turn { x, columns: &mut columns[..squares], see: &mut Nothing });
+        self.gather(scheme, squares, None)
+    }
+
+    /// The sums of columns; of ordinary ones also the codes, and meanwhile memory is asked for beyond what they are made of.
+    fn gather(&mut self, scheme: Scheme, squares: usize, ordinary: Option<(&[f32], &mut [u8])>) -> bool {
+        let Self { columns, scales: s, zero_points: z, each, .. } = self;
+        if !s.iter().fold(true, |all, &s| all & OwnGrid::has(s) & simd::is_divisor(s)) {
+            return false;
+        }
+        let columns = &columns[..squares];
+        let lanes = match ordinary {
+            Some((x, codes)) => simd::run(Gather::<true> { columns, scheme, s, z, x, codes }),
+            None => simd::run(Gather::<false> { columns, scheme, s, z, x: &[], codes: &mut [] }),
+        };
+        simd::run(Tell { lanes: &lanes, scales: s, each })
     }
 
     pub(super) fn sums(&self, unit: usize) -> UnitSums {
@@ -217,38 +275,211 @@ impl Short {
     }
 }
 
-/// [`OwnSums`] of each of [`TOGETHER`] units; whether each has them.
-struct OwnSumsOfEach<'a> {
-    /// A multiple of [`LANES`] to each unit, at most [`SHORT_ELEMS`].
+/// Turns rows of squares, so many to a unit, into columns, and sees each.
+struct Turn<'a, S> {
     x: &'a [f32],
-    /// The last codes.
-    ends: (i32, i32),
-    scales: &'a [f32; TOGETHER],
-    zero_points: &'a [i32; TOGETHER],
-    each: &'a mut Each,
+    columns: &'a mut [Square],
+    see: &'a mut S,
 }
 
-impl Kernel for OwnSumsOfEach<'_> {
+/// What is found of columns while they are made.
+trait See {
+    /// Having seen no column.
+    const NONE: Self;
+
+    fn see(&mut self, unit: impl Unit, column: Floats);
+}
+
+struct Nothing;
+
+impl See for Nothing {
+    const NONE: Self = Self;
+
+    #[inline(always)]
+    fn see(&mut self, _: impl Unit, _: Floats) {}
+}
+
+/// Each lane's largest pattern of a magnitude.
+struct Magnitudes(Whole);
+
+impl See for Magnitudes {
+    const NONE: Self = Self([0; LANES]);
+
+    #[inline(always)]
+    fn see(&mut self, unit: impl Unit, column: Floats) {
+        self.0 = unit.larger(self.0, unit.magnitudes(column));
+    }
+}
+
+/// Each lane's largest inverted [`key`], and key.
+struct Keys([Whole; 2]);
+
+impl See for Keys {
+    const NONE: Self = Self([[i32::MIN; LANES]; 2]);
+
+    #[inline(always)]
+    fn see(&mut self, unit: impl Unit, column: Floats) {
+        let [least, most] = &mut self.0;
+        let keys = column.map(key);
+        (*least, *most) = (unit.larger(*least, keys.map(|key| !key)), unit.larger(*most, keys));
+    }
+}
+
+impl<S: See> Kernel for Turn<'_, S> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self, unit: impl Unit) {
+        let (Self { x, columns, see: to }, mut see) = (self, S::NONE);
+        let (rows, squares) = (x.as_chunks().0, columns.len());
+        let rows: [&[Floats]; TOGETHER] = std::array::from_fn(|i| &rows[i * squares..][..squares]);
+        for (square, columns) in columns.iter_mut().enumerate() {
+            unit.columns(std::array::from_fn(|i| &rows[i][square]), columns);
+            for column in &columns.0 {
+                see.see(unit, *column);
+            }
+        }
+        *to = see;
+    }
+}
+
+/// What [`Turn`] found of each unit.
+enum Ends<'a> {
+    OfMagnitude(&'a Magnitudes),
+    Both(&'a Keys),
+}
+
+/// Finds scales and zero points; whether all values are ordinary. That lengths are not known here makes loops of vectors.
+struct Scale<'a> {
+    ends: Ends<'a>,
+    scheme: Scheme,
+    scales: &'a mut [f32],
+    zero_points: &'a mut [i32],
+}
+
+impl Kernel for Scale<'_> {
     type Output = bool;
 
     #[inline(always)]
-    fn run(self, unit: impl Unit) -> bool {
-        let scales = self.scales;
-        if !scales.iter().fold(true, |all, &s| all & OwnGrid::has(s) & simd::is_divisor(s)) {
-            return false;
+    fn run(self, _: impl Unit) -> bool {
+        let Self { ends, scheme, scales, zero_points } = self;
+        let n = scales.len().min(LANES);
+        let scales = &mut scales[..n];
+        let (mut lo, mut hi) = ([0.0; LANES], [0.0; LANES]);
+        let (lo, hi) = (&mut lo[..n], &mut hi[..n]);
+        match ends {
+            Ends::OfMagnitude(Magnitudes(most)) => {
+                for ((lo, hi), &most) in lo.iter_mut().zip(&mut *hi).zip(most) {
+                    (*lo, *hi) = (-key_value(most), key_value(most));
+                }
+            }
+            Ends::Both(Keys([least, most])) => {
+                for (((lo, hi), &least), &most) in lo.iter_mut().zip(&mut *hi).zip(least).zip(most) {
+                    (*lo, *hi) = (key_value(!least), key_value(most));
+                }
+            }
         }
-        // A length that the compiler knows is a bounds check less for each read.
-        let Lanes { largest, sums: [abs, hh, ll, qq, hl, hq, lq], .. } = match self.x.len() / (TOGETHER * LANES) {
-            1 => self.lanes::<1>(unit),
-            2 => self.lanes::<2>(unit),
-            3 => self.lanes::<3>(unit),
-            4 => self.lanes::<4>(unit),
-            5 => self.lanes::<5>(unit),
-            6 => self.lanes::<6>(unit),
-            7 => self.lanes::<7>(unit),
-            _ => self.lanes::<8>(unit),
-        };
-        let each = self.each;
+        plain_scales([lo, hi], scheme, scales);
+        let (qmin, qmax) = (scheme.qmin(), scheme.qmax());
+        // Nor are quotients of infinities or NaN within the last ones.
+        let mut is_ordinary = true;
+        if scheme.mapping().is_by_magnitude() {
+            // Below the middle there are as many codes, if not one more.
+            let last = quotients(qmin, qmax, 0).1;
+            for (&hi, &s) in hi.iter().zip(&*scales) {
+                is_ordinary &= simd::is_divisor(s) & (hi / s <= last);
+            }
+        } else if scheme.has_zero_point() {
+            plain_zero_points(lo, scales, scheme, zero_points);
+            for (((&lo, &hi), &s), &z) in lo.iter().zip(&*hi).zip(&*scales).zip(&*zero_points) {
+                is_ordinary &= are_ordinary(lo, hi, s, quotients(qmin, qmax, z));
+            }
+        } else {
+            for ((&lo, &hi), &s) in lo.iter().zip(&*hi).zip(&*scales) {
+                is_ordinary &= are_ordinary(lo, hi, s, quotients(qmin, qmax, 0));
+            }
+        }
+        is_ordinary
+    }
+}
+
+/// What lanes gather of columns; `ORDINARY` values are not clipped, and their codes are told.
+struct Gather<'a, const ORDINARY: bool> {
+    columns: &'a [Square],
+    scheme: Scheme,
+    s: &'a [f32; TOGETHER],
+    z: &'a [i32; TOGETHER],
+    /// Like the columns, in rows.
+    x: &'a [f32],
+    codes: &'a mut [u8],
+}
+
+impl<const ORDINARY: bool> Kernel for Gather<'_, ORDINARY> {
+    type Output = Lanes;
+
+    #[inline(always)]
+    fn run(self, unit: impl Unit) -> Lanes {
+        let Self { columns, scheme, s, z, x, codes } = self;
+        let mut lines = x.as_chunks::<{ VECTORS * LANES }>().0.iter();
+        let (mut first, mut last, mut per_s) = ([0.0; LANES], [0.0; LANES], [0.0; LANES]);
+        for i in 0..LANES {
+            if !ORDINARY {
+                (first[i], last[i]) = quotients(scheme.qmin(), scheme.qmax(), z[i]);
+            }
+            per_s[i] = 1.0 / s[i];
+        }
+        let (grid, whole) = (Grids::of(s), [WHOLE; LANES]);
+        // In each byte.
+        let (plus, mask) = (z.map(|z| (z & 0xff) * 0x0101_0101), [mask(scheme).cast_signed() * 0x0101_0101; LANES]);
+        let (mut lanes, unit_elems) = (Lanes::default(), LANES * columns.len());
+        for (square, columns) in columns.iter().enumerate() {
+            let mut fours = [[0; LANES]; LANES / 4];
+            for (x, four) in columns.0.as_chunks().0.iter().zip(&mut fours) {
+                if let Some(lines) = lines.next() {
+                    simd::ask_ahead::<4>(lines, ASK_BYTES);
+                }
+                let mut sums = [[0.0; LANES]; VECTORS];
+                for v in 0..VECTORS {
+                    let y = unit.quotients(x[v], *s, per_s);
+                    sums[v] = unit.sum(if ORDINARY { y } else { unit.held(y, first, last) }, whole);
+                }
+                let mut floats = [[0.0; LANES]; VECTORS];
+                for v in 0..VECTORS {
+                    floats[v] = unit.difference(sums[v], whole);
+                }
+                // The sums' low bits are the steps.
+                let steps = Steps { floats, whole: bytemuck::cast(sums) };
+                let add_products = |to: &mut Whole, a, b| unit.add_products(to, a, b);
+                lanes.add::<false, ORDINARY, VECTORS>(unit, &grid, add_products, x, &steps);
+                if ORDINARY {
+                    let [a, b, c, d] = steps.whole;
+                    *four = unit.bytes([unit.pairs([a, c]), unit.pairs([b, d])], plus, mask);
+                }
+            }
+            if ORDINARY {
+                let rows = unit.byte_rows(fours);
+                for (row, codes) in rows.iter().zip(codes.chunks_exact_mut(unit_elems)) {
+                    codes[LANES * square..][..LANES].copy_from_slice(row);
+                }
+            }
+        }
+        lanes
+    }
+}
+
+/// What lanes say of each unit; whether each has its sums.
+struct Tell<'a> {
+    lanes: &'a Lanes,
+    scales: &'a [f32; TOGETHER],
+    each: &'a mut Each,
+}
+
+impl Kernel for Tell<'_> {
+    type Output = bool;
+
+    #[inline(always)]
+    fn run(self, _: impl Unit) -> bool {
+        let Self { lanes: Lanes { largest, sums: [abs, hh, ll, qq, hl, hq, lq], .. }, scales, each } = self;
         for i in 0..TOGETHER {
             let s = scales[i];
             each.largest[i] = f32::from_bits(OwnGrid::loss_bits(largest[i], s));
@@ -261,46 +492,6 @@ impl Kernel for OwnSumsOfEach<'_> {
             (each.noise[i], each.rounded_noise[i]) = (noise, noise as f64 * square);
         }
         largest.iter().fold(true, |all, &size| all & (size < OwnGrid::MOST))
-    }
-}
-
-impl OwnSumsOfEach<'_> {
-    /// Of so many squares to a unit.
-    #[inline(always)]
-    fn lanes<const SQUARES: usize>(&self, unit: impl Unit) -> Lanes {
-        let Self { scales: &s, zero_points: &z, ends: (qmin, qmax), .. } = *self;
-        let (mut first, mut last) = ([0.0; LANES], [0.0; LANES]);
-        let (mut per_s, mut s_in_steps, mut per_step) = ([0.0; LANES], [0.0; LANES], [0.0; LANES]);
-        for i in 0..LANES {
-            (first[i], last[i]) = quotients(qmin, qmax, z[i]);
-            per_s[i] = 1.0 / s[i];
-            OwnGrid { s: s_in_steps[i], per_step: per_step[i] } = OwnGrid::of(s[i]);
-        }
-        let mut lanes = Lanes::default();
-        let Some(units) = self.x.as_chunks().0.as_chunks::<SQUARES>().0.first_chunk::<TOGETHER>() else { return lanes };
-        #[allow(clippy::needless_range_loop, reason = "it is a column")]
-        for square in 0..SQUARES {
-            let mut columns = Square([[0.0; LANES]; LANES]);
-            unit.columns(std::array::from_fn(|i| &units[i][square]), &mut columns);
-            for x in columns.0.as_flattened().as_chunks::<CHUNK>().0 {
-                let mut steps = Steps { floats: [[0.0; LANES]; 2], whole: [[0; LANES]; 2] };
-                // Values are rounded once more: columns of their codes would cost as much.
-                for half in 0..2 {
-                    let (floats, whole) = (&mut steps.floats[half], &mut steps.whole[half]);
-                    for i in 0..LANES {
-                        let y = unit.quotient(x[LANES * half + i], s[i], per_s[i]);
-                        let held = if y > first[i] { y } else { first[i] };
-                        let held = if held < last[i] { held } else { last[i] };
-                        // The sum's low bits are the steps.
-                        (floats[i], whole[i]) = (held + WHOLE - WHOLE, (held + WHOLE).to_bits().cast_signed());
-                    }
-                }
-                let add_products = |to: &mut [i32; LANES], a, b| unit.add_products(to, a, b);
-                let grid = |i: usize| OwnGrid { s: s_in_steps[i], per_step: per_step[i] };
-                lanes.add::<false>(unit, grid, add_products, x, steps);
-            }
-        }
-        lanes
     }
 }
 
@@ -355,7 +546,7 @@ pub(super) fn sums<T: Field>(coder: &Coder, x: &[f32], codes: &[T], ahead_bytes:
     } else {
         simd::run(OwnSums { x, codes, steps: coder.steps(), s, ahead_bytes })
     };
-    simd::run(Together { lanes: &lanes, wide: size_of::<T>() > 1, s })
+    simd::run(Gathered { lanes: &lanes, wide: size_of::<T>() > 1, s })
 }
 
 /// See [`sums`].
@@ -380,44 +571,43 @@ impl<T: Field, S: Fn(u32) -> i32> OwnSums<'_, T, S> {
     #[inline(always)]
     fn sums<const WIDE: bool>(self, unit: impl Unit) -> Lanes {
         let Self { x, codes, steps, s, ahead_bytes } = self;
-        let (grid, mut lanes) = (OwnGrid::of(s), Lanes::default());
+        let OwnGrid { s, per_step } = OwnGrid::of(s);
+        let (grid, mut lanes) = (Grids { s: [s; LANES], per_step: [per_step; LANES] }, Lanes::default());
         let ahead_bytes = ahead_bytes.next_multiple_of(simd::ASK_BYTES);
-        let ((chunks, x), (of_chunks, rest)) = (x.as_chunks(), codes.as_chunks::<CHUNK>());
+        // As many as registers hold, some with what they make.
+        const VECTORS: usize = 2;
+        const CHUNK: usize = VECTORS * LANES;
+        let steps_of = |codes: &[T]| {
+            let mut whole = [0; CHUNK];
+            for (whole, code) in whole.iter_mut().zip(codes) {
+                *whole = steps(code.bits());
+            }
+            Steps::of(unit, bytemuck::cast(whole))
+        };
+        let add_products = |to: &mut Whole, a, b| unit.add_products_to_any(to, a, b);
+        let ((chunks, x), (of_chunks, codes)) = (x.as_chunks::<CHUNK>(), codes.as_chunks::<CHUNK>());
         for (x, codes) in chunks.iter().zip(of_chunks) {
             simd::ask_ahead::<2>(x, ahead_bytes);
-            lanes.add::<WIDE>(
-                unit,
-                |_| grid,
-                |to, a, b| unit.add_products_to_any(to, a, b),
-                x,
-                Steps::of_codes(codes, &steps),
-            );
+            lanes.add::<WIDE, false, VECTORS>(unit, &grid, add_products, bytemuck::cast_ref(x), &steps_of(codes));
         }
         if !x.is_empty() {
-            let (mut last, mut last_steps) = ([0.0; CHUNK], [0; CHUNK]);
+            let mut last = [0.0; CHUNK];
             last[..x.len()].copy_from_slice(x);
-            last_steps.iter_mut().zip(rest).for_each(|(step, code)| *step = steps(code.bits()));
-            lanes.add::<WIDE>(
-                unit,
-                |_| grid,
-                |to, a, b| unit.add_products_to_any(to, a, b),
-                &last,
-                Steps::of(bytemuck::cast(last_steps)),
-            );
+            lanes.add::<WIDE, false, VECTORS>(unit, &grid, add_products, bytemuck::cast_ref(&last), &steps_of(codes));
         }
         lanes
     }
 }
 
 /// What lanes make together, apart from [`OwnSums`], whose loop compilers get wrong where they see this.
-struct Together<'a> {
+struct Gathered<'a> {
     lanes: &'a Lanes,
     /// Of codes of more than 8 bits.
     wide: bool,
     s: f32,
 }
 
-impl Kernel for Together<'_> {
+impl Kernel for Gathered<'_> {
     type Output = Option<UnitSums>;
 
     #[inline(always)]

@@ -8,7 +8,7 @@ mod memory;
 mod unit;
 
 pub(super) use memory::{ASK_BYTES, Ask, Output, ask_ahead, is_past_caches};
-pub(super) use unit::{LANES, Square, Unit, is_divisor};
+pub(super) use unit::{Floats, LANES, Square, Unit, Whole, is_divisor};
 
 use std::fmt;
 use std::sync::OnceLock;
@@ -29,7 +29,7 @@ pub enum SimdLevel {
     Baseline,
     /// 256 bits.
     Avx2,
-    /// 512 bits.
+    /// 512 bits, and VNNI.
     Avx512,
 }
 
@@ -58,7 +58,8 @@ fn best() -> SimdLevel {
             let avx512 = is_x86_feature_detected!("avx512f")
                 && is_x86_feature_detected!("avx512bw")
                 && is_x86_feature_detected!("avx512dq")
-                && is_x86_feature_detected!("avx512vl");
+                && is_x86_feature_detected!("avx512vl")
+                && is_x86_feature_detected!("avx512vnni");
             match (avx2, avx512) {
                 (true, true) => SimdLevel::Avx512,
                 (true, false) => SimdLevel::Avx2,
@@ -127,7 +128,7 @@ pub(super) fn run<K: Kernel>(kernel: K) -> K::Output {
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")]
+#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 fn avx512<K: Kernel>(kernel: K) -> K::Output {
     kernel.run(unit::Avx512::new())
 }

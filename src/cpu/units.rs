@@ -157,17 +157,36 @@ impl<'a, T: Made> Maker<'a, T> {
             let block_unit = first_unit + unit;
             unit += n;
             out.write(block.start - first..block.end - first, |out| {
-                // Rows whose last unit is short go one by one.
-                let row_elems = if units.ragged_row_elems == 0 { x.len() } else { whole };
+                // Rows whose last unit is short go one by one, and of units whose loss is asked for some.
+                let row_elems = match (units.ragged_row_elems, &adding) {
+                    (0, None) => x.len(),
+                    (0, Some(_)) => x.len().min(loss::TOGETHER * units.inner_elems),
+                    _ => whole,
+                };
                 let row_units = row_elems.div_ceil(units.inner_elems);
                 for (row, (x, out)) in x.chunks(row_elems).zip(out.chunks_mut(row_elems)).enumerate() {
-                    let own = row * row_units..(row + 1) * row_units;
+                    let own = row * row_units..row * row_units + x.len().div_ceil(units.inner_elems);
+                    let scales = &mut scales[own.clone()];
+                    let zero_points = if zero_points.is_empty() { &mut [] } else { &mut zero_points[own.clone()] };
+                    if let Some((adding, tally)) = &mut *adding {
+                        let few = &mut loss::Made {
+                            scheme: spec.scheme,
+                            x,
+                            scales: &mut *scales,
+                            zero_points: &mut *zero_points,
+                            codes: &mut *out,
+                            losses: &mut losses[own.clone()],
+                        };
+                        if (adding.make)(tally, few) {
+                            continue;
+                        }
+                    }
                     counts.merge(simd::run(Few {
                         x,
                         scheme: spec.scheme,
                         unit_elems: units.inner_elems,
-                        scales: &mut scales[own.clone()],
-                        zero_points: if zero_points.is_empty() { &mut [] } else { &mut zero_points[own.clone()] },
+                        scales: &mut *scales,
+                        zero_points: &mut *zero_points,
                         room: &mut *room,
                         out: &mut *out,
                     }));
@@ -176,8 +195,8 @@ impl<'a, T: Made> Maker<'a, T> {
                             scheme: spec.scheme,
                             first_unit: block_unit + own.start,
                             unit_elems: units.inner_elems,
-                            scales: &scales[own.clone()],
-                            zero_points: zero_points.get(own.clone()).unwrap_or_default(),
+                            scales,
+                            zero_points,
                         };
                         (adding.few)(tally, &few, x, out, &mut losses[own]);
                     }
@@ -418,6 +437,19 @@ impl Room {
 /// The least key of what is not finite.
 const ENDLESS: i32 = 0x7f80_0000;
 
+/// As signed numbers keys order as the values do, and those of NaN lie beyond the infinities'.
+#[inline(always)]
+pub(super) fn key(v: f32) -> i32 {
+    let bits = v.to_bits().cast_signed();
+    bits ^ ((bits >> 31) & 0x7fff_ffff)
+}
+
+/// The value of a key; 0 is +0.
+#[inline(always)]
+pub(super) fn key_value(key: i32) -> f32 {
+    f32::from_bits((key ^ ((key >> 31) & 0x7fff_ffff)).cast_unsigned()) + 0.0
+}
+
 /// The ends of each unit; of rules that go by magnitude alone, the largest one and its opposite. Whether all values are
 /// finite.
 #[inline(always)]
@@ -429,28 +461,22 @@ fn ends<const N: usize>(
     lo: &mut [f32],
     hi: &mut [f32],
 ) -> bool {
-    // As signed numbers keys order as the values do, and those of NaN lie beyond the infinities'.
-    let key = |v: f32| {
-        let bits = v.to_bits().cast_signed();
-        bits ^ ((bits >> 31) & 0x7fff_ffff)
-    };
-    let value = |key: i32| f32::from_bits((key ^ ((key >> 31) & 0x7fff_ffff)).cast_unsigned()) + 0.0;
     let [a, b] = keys;
     let mut most = 0;
-    if matches!(mapping, Mapping::AbsMax | Mapping::HalfRange) {
+    if mapping.is_by_magnitude() {
         let keys = largest::<N>(x, unit_elems, a, b, |v| v.abs().to_bits().cast_signed());
         for ((&key, lo), hi) in keys.iter().zip(&mut *lo).zip(&mut *hi) {
             most = most.max(key);
-            (*lo, *hi) = (-value(key), value(key));
+            (*lo, *hi) = (-key_value(key), key_value(key));
         }
     } else {
         for (&key, hi) in largest::<N>(x, unit_elems, a, b, key).iter().zip(&mut *hi) {
             most = most.max(key);
-            *hi = value(key);
+            *hi = key_value(key);
         }
         for (&key, lo) in largest::<N>(x, unit_elems, a, b, |v| !key(v)).iter().zip(&mut *lo) {
             most = most.max(key);
-            *lo = value(!key);
+            *lo = key_value(!key);
         }
     }
     if most < ENDLESS {
