@@ -7,6 +7,7 @@ mod error;
 mod exact;
 #[cfg(feature = "cli")]
 pub mod file;
+mod float_env;
 #[cfg(feature = "gpu")]
 pub mod gpu;
 mod layout;

@@ -1,6 +1,6 @@
 //! Work on several threads: the caller's, and those of rayon's pool.
 
-use crate::cpu::float_env;
+use crate::float_env;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Does tasks in parallel: on this thread, and on so many of the pool's that they are as many as that has. What comes back is

@@ -1,10 +1,10 @@
 //! From codes back to values; twin of `shaders/dequantize.wgsl`.
 
 use super::code::{Coder, Field, decode_each};
-use super::float_env;
 use super::fold::{FEW_ELEMS, Spread, TASK_ELEMS, blocks_of, map_tasks, recycled, runs};
 use super::simd::{Output, is_past_caches};
 use crate::error::Result;
+use crate::float_env;
 use crate::quantized::Quantized;
 
 /// De-quantizes a tensor.

@@ -1,9 +1,9 @@
 //! The traversal that all stages share: tasks over contiguous elements, cut where range units end.
 
 use super::code::widen_f16;
-use super::float_env;
 use super::simd::{self, Map};
 use crate::exact::widen::{from_bf16, read};
+use crate::float_env;
 use crate::layout::RangeUnits;
 use crate::tensor::{ElemType, Tensor};
 use crate::threads::share;

@@ -1,10 +1,10 @@
 //! The range of each range unit; twin of `shaders/min_max.wgsl`.
 
-use super::float_env;
 use super::fold::{FEW_ELEMS, TASK_ELEMS, Values, blocks, blocks_of, fold_units, runs};
 use super::simd::{self, Ask, Kernel, Unit};
 use crate::error::Result;
 use crate::exact::float::{from_hi_key, from_lo_key, hi_key, lo_key};
+use crate::float_env;
 use crate::layout::{Granularity, RangeUnits};
 pub use crate::range::Range;
 use crate::tensor::Tensor;

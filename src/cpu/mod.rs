@@ -12,7 +12,6 @@
 mod code;
 mod dequantize;
 mod fake_quantize;
-pub(crate) mod float_env;
 mod fold;
 mod loss;
 mod min_max;

@@ -6,11 +6,12 @@ use super::fold::{
 };
 use super::loss::{self, loss};
 use super::min_max::{Part, parts};
+use super::nibble;
 use super::scale::scale_and_zero_point;
 use super::simd::{ASK_BYTES, Ask, Output, is_past_caches};
 use super::units::{CountsAndLoss, Maker, Parcel, PerUnit, Stretch, stretch};
-use super::{float_env, nibble};
 use crate::error::Result;
+use crate::float_env;
 use crate::layout::RangeUnits;
 use crate::loss::UnitLoss;
 use crate::quantized::{Counts, LossDetail, QuantizeOutput, Quantized, Spec, check_given, code_bytes};

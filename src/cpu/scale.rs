@@ -1,9 +1,9 @@
 //! From a range to a scale and a zero point; twin of `shaders/scale.wgsl`.
 
 use super::code::WHOLE;
-use super::float_env;
 use super::min_max::Range;
 use crate::exact::scale::{scale_of, zero_point_of};
+use crate::float_env;
 use crate::scheme::{Mapping, Rule, Scheme};
 
 /// The scale of a range unit with this range.

@@ -1,12 +1,12 @@
 //! Range units that fit in a core's cache: range, scale and codes of one after the other, in one read of the tensor.
 
 use super::code::{Coder, Made, WHOLE, are_ordinary, quotients};
-use super::float_env;
 use super::fold::{BLOCK_ELEMS, FEW_ELEMS, TASK_ELEMS, Values, blocks, blocks_of, runs};
 use super::loss;
 use super::min_max::Part;
 use super::scale::{plain_scales, plain_zero_points, scale_and_zero_point};
 use super::simd::{self, ASK_BYTES, Ask, Kernel, Output, Unit};
+use crate::float_env;
 use crate::layout::RangeUnits;
 use crate::loss::UnitLoss;
 use crate::quantized::{Counts, Spec};
