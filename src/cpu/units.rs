@@ -157,7 +157,7 @@ impl<'a, T: Made> Maker<'a, T> {
             let block_unit = first_unit + unit;
             unit += n;
             out.write(block.start - first..block.end - first, |out| {
-                // Rows whose last unit is short go one by one, and of units whose loss is asked for some.
+                // Rows whose last unit is short go one by one, and units whose loss is asked for some at a time.
                 let row_elems = match (units.ragged_row_elems, &adding) {
                     (0, None) => x.len(),
                     (0, Some(_)) => x.len().min(loss::TOGETHER * units.inner_elems),
