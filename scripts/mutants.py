@@ -53,7 +53,7 @@ SUMS = "shaders/loss_sums.wgsl"
 CALL = "src/gpu/call.rs"
 CUT = "src/gpu/cut.rs"
 CODER = "src/cpu/code.rs"
-OWN_GRID = "src/cpu/own_grid.rs"
+SHORT = "src/cpu/own_grid/short.rs"
 LAYOUT = "src/layout.rs"
 
 # (name, file, text, replacement)
@@ -198,9 +198,9 @@ FAULTS = [
     ("loss_sums: slots raise the maximum too little", SUMS, "atomicMax(&losses[to + MAX_AT], largest)", "atomicMax(&losses[to + MAX_AT], largest - 1u)"),
     ("abs_error: infinite values count", "shaders/abs_error.wgsl", "if (is_finite(b) && is_finite(out))", "if (is_finite(b))"),
     # The CPU path, and the integer twins.
-    ("cpu short units: the zero point's lower bits", OWN_GRID, "(z & 0xff) * 0x0101_0101", "(z & 0x7f) * 0x0101_0101"),
-    ("cpu short units: the least value is the largest", OWN_GRID, "keys.map(|key| !key)", "keys"),
-    ("cpu short units: no loss is too large", OWN_GRID, "all & (size < OwnGrid::MOST))\n    }\n}\n\n/// The scale's own grid", "all | (size < OwnGrid::MOST))\n    }\n}\n\n/// The scale's own grid"),
+    ("cpu short units: the zero point's lower bits", SHORT, "(z & 0xff) * 0x0101_0101", "(z & 0x7f) * 0x0101_0101"),
+    ("cpu short units: the least value is the largest", SHORT, "keys.map(|key| !key)", "keys"),
+    ("cpu short units: no loss is too large", SHORT, "all & (size < OwnGrid::MOST)", "all | (size < OwnGrid::MOST)"),
     ("cpu code: multiplies by the reciprocal", CODER, "let y = if v.is_nan() { 0.0 } else { v / s };\n                // In", "let y = if v.is_nan() { 0.0 } else { v * (1.0 / s) };\n                // In"),
     ("cpu code: codes each by the reciprocal", CODER, "(self.made)(v / s + WHOLE, s, z)", "(self.made)(v * (1.0 / s) + WHOLE, s, z)"),
     ("cpu code: halves are not rounded to even", CODER, "const WHOLE: f32 = 12_582_912.0;", "const WHOLE: f32 = 8_388_608.0;"),
