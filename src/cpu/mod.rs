@@ -1,9 +1,11 @@
 //! The CPU path: the specification of every stage, and what a machine without a GPU uses.
 //!
-//! Plain IEEE binary32 Rust (`x / s`, round to nearest even), parallel over the machine's cores. It is not a
+//! Plain IEEE binary32 Rust (`x / s`, round to nearest even), parallel over the machine's cores: the calling thread works,
+//! and so many of rayon's pool (the current or the global one) that they are as many as that has. It is not a
 //! translation of the shaders' integer algorithms: two independent derivations that agree on every bit are
 //! the evidence that both are right. On a thread whose float environment is not IEEE's default
-//! (flush-to-zero, another rounding mode) a task takes the integer twin instead; the bits are the same.
+//! (flush-to-zero, another rounding mode) a task takes the integer twin instead; the bits are the same, and a caller
+//! like that leaves the work to the pool.
 //!
 //! The stages have the kernels' names: [`min_max`], [`scale`](scale()) and [`zero_point`], [`quantize`](quantize()),
 //! [`dequantize`](dequantize()), [`fake_quantize`](fake_quantize()) (both in one go), [`loss`](loss()), and over many
