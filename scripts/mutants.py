@@ -198,7 +198,7 @@ FAULTS = [
     ("loss_sums: slots raise the maximum too little", SUMS, "atomicMax(&losses[to + MAX_AT], largest)", "atomicMax(&losses[to + MAX_AT], largest - 1u)"),
     ("abs_error: infinite values count", "shaders/abs_error.wgsl", "if (is_finite(b) && is_finite(out))", "if (is_finite(b))"),
     # The CPU path, and the integer twins.
-    ("cpu short units: the zero point's lower bits", SHORT, "(z & 0xff) * 0x0101_0101", "(z & 0x7f) * 0x0101_0101"),
+    ("cpu short units: the zero point's lower bits", SHORT, "(byte & 0xff).wrapping_mul", "(byte & 0x7f).wrapping_mul"),
     ("cpu short units: the least value is the largest", SHORT, "keys.map(|key| !key)", "keys"),
     ("cpu short units: no loss is too large", SHORT, "all & (size < OwnGrid::MOST)", "all | (size < OwnGrid::MOST)"),
     ("cpu code: multiplies by the reciprocal", CODER, "let y = if v.is_nan() { 0.0 } else { v / s };\n                // In", "let y = if v.is_nan() { 0.0 } else { v * (1.0 / s) };\n                // In"),

@@ -300,8 +300,8 @@ impl<const ORDINARY: bool> Kernel for Gather<'_, ORDINARY> {
             per_s[i] = 1.0 / s[i];
         }
         let (grid, whole) = (Grids::of(s), [WHOLE; LANES]);
-        // In each byte.
-        let (plus, mask) = (z.map(|z| (z & 0xff) * 0x0101_0101), [mask(scheme).cast_signed() * 0x0101_0101; LANES]);
+        let in_each_byte = |byte: i32| (byte & 0xff).wrapping_mul(0x0101_0101);
+        let (plus, mask) = (z.map(in_each_byte), [in_each_byte(mask(scheme).cast_signed()); LANES]);
         let (mut lanes, unit_elems) = (Lanes::default(), LANES * columns.len());
         for (square, columns) in columns.iter().enumerate() {
             let mut fours = [[0; LANES]; LANES / 4];
