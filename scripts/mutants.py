@@ -200,6 +200,7 @@ FAULTS = [
     # The CPU path, and the integer twins.
     ("cpu short units: the zero point's lower bits", SHORT, "(byte & 0xff).wrapping_mul", "(byte & 0x7f).wrapping_mul"),
     ("cpu short units: the least value is the largest", SHORT, "keys.map(|key| !key)", "keys"),
+    ("cpu short units: as many of any length", SHORT, "x.len() == TOGETHER * unit_elems", "x.len().is_multiple_of(TOGETHER * LANES)"),
     ("cpu short units: no loss is too large", SHORT, "all & (size < OwnGrid::MOST)", "all | (size < OwnGrid::MOST)"),
     ("cpu code: multiplies by the reciprocal", CODER, "let y = if v.is_nan() { 0.0 } else { v / s };\n                // In", "let y = if v.is_nan() { 0.0 } else { v * (1.0 / s) };\n                // In"),
     ("cpu code: codes each by the reciprocal", CODER, "(self.made)(v / s + WHOLE, s, z)", "(self.made)(v * (1.0 / s) + WHOLE, s, z)"),

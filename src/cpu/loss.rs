@@ -359,9 +359,9 @@ impl Tally {
 
     /// Makes all of short units in one go, and adds the loss; whether it has.
     fn make<T: Field>(&mut self, few: &mut Made<'_, T>) -> bool {
-        let Made { scheme, x, scales, zero_points, codes, losses } = few;
-        let made =
-            size_of::<T>() == 1 && self.short.make(*scheme, x, scales, zero_points, bytemuck::cast_slice_mut(codes));
+        let Made { scheme, x, unit_elems, scales, zero_points, codes, losses } = few;
+        let made = size_of::<T>() == 1
+            && self.short.make(*scheme, x, *unit_elems, scales, zero_points, bytemuck::cast_slice_mut(codes));
         if made {
             self.add_short(x.len(), scales, losses);
         }
@@ -417,6 +417,8 @@ pub(super) struct Few<'a> {
 pub(super) struct Made<'a, T> {
     pub(super) scheme: Scheme,
     pub(super) x: &'a [f32],
+    /// The last one may be short.
+    pub(super) unit_elems: usize,
     pub(super) scales: &'a mut [f32],
     /// One per unit, or none.
     pub(super) zero_points: &'a mut [i32],
@@ -621,11 +623,15 @@ mod tests {
     fn short_units_become_the_same_together_with_their_loss_and_apart() {
         let mut rng = Rng::new(53);
         for &scheme in Scheme::ALL.iter().filter(|scheme| !scheme.is_cast()) {
-            for (i, unit_elems) in [16, 32, 48, 64, 96, 112, 128, 144, 17, 8].into_iter().enumerate() {
+            // In rows of whole units, and in rows of as many of which the last one is short.
+            let whole = [16, 32, 48, 64, 96, 112, 128, 144, 17, 8].map(|unit_elems| (unit_elems, None));
+            let short_last =
+                [(33, 512), (17, 256), (65, 1024), (127, 1920)].map(|(unit_elems, row)| (unit_elems, Some(row)));
+            for (i, (unit_elems, row)) in whole.into_iter().chain(short_last).enumerate() {
                 for kind in ["gauss", "one-sided", "ints", "mixed", "edges"] {
                     // Whole rounds of units, and some that are left.
                     let shape = [[1, 40], [37, 3], [5, 16]][i % 3];
-                    let shape = [shape[0], shape[1] * unit_elems];
+                    let shape = row.map_or([shape[0], shape[1] * unit_elems], |row| [shape[0], row]);
                     let mut x = match kind {
                         "edges" => data("gauss", shape[0] * shape[1], i as u64),
                         _ => data(kind, shape[0] * shape[1], i as u64),

@@ -172,6 +172,7 @@ impl<'a, T: Made> Maker<'a, T> {
                         let few = &mut loss::Made {
                             scheme: spec.scheme,
                             x,
+                            unit_elems: units.inner_elems,
                             scales: &mut *scales,
                             zero_points: &mut *zero_points,
                             codes: &mut *out,

@@ -60,14 +60,17 @@ impl Short {
         &mut self,
         scheme: Scheme,
         x: &[f32],
+        unit_elems: usize,
         scales: &mut [f32],
         zero_points: &mut [i32],
         codes: &mut [u8],
     ) -> bool {
-        let squares = x.len() / (TOGETHER * LANES);
-        if scales.len() != TOGETHER || x.len() != squares * TOGETHER * LANES || squares > self.columns.len() {
+        // As many units may be fewer elements: those of a row whose last one is short.
+        let are_whole = scales.len() == TOGETHER && x.len() == TOGETHER * unit_elems;
+        if !are_whole || !unit_elems.is_multiple_of(LANES) || unit_elems > SHORT_ELEMS {
             return false;
         }
+        let squares = unit_elems / LANES;
         let columns = &mut self.columns[..squares];
         // What one kernel stores and the next one loads stays in place: a copy in between, by parts, would be waited for.
         let ends = if scheme.mapping().is_by_magnitude() {
