@@ -151,6 +151,19 @@ macro_rules! by {
     };
 }
 
+/// The bytes of each four lanes, one after the other.
+macro_rules! byte_rows {
+    ($feature:literal, $whole:ty, $low_32:ident, $high_32:ident, $low_64:ident, $high_64:ident) => {
+        #[target_feature(enable = $feature)]
+        #[inline]
+        pub(super) fn byte_rows([a, b, c, d]: [$whole; 4]) -> [$whole; 4] {
+            let (ab, cd) = ($low_32(a, b), $low_32(c, d));
+            let (ab_high, cd_high) = ($high_32(a, b), $high_32(c, d));
+            [$low_64(ab, cd), $high_64(ab, cd), $low_64(ab_high, cd_high), $high_64(ab_high, cd_high)]
+        }
+    };
+}
+
 /// So many products of 16 bits added to so many lanes in turn: 16 registers hold no more.
 const LANES_OF_ANY: usize = 8;
 
@@ -204,19 +217,7 @@ mod sse2 {
         _mm_or_si128(_mm_and_si128(low, a), _mm_andnot_si128(low, b))
     }
 
-    /// Of each four lanes.
-    #[target_feature(enable = "sse2")]
-    #[inline]
-    pub(super) fn byte_rows([a, b, c, d]: [__m128i; 4]) -> [__m128i; 4] {
-        let (ab, cd) = (_mm_unpacklo_epi32(a, b), _mm_unpacklo_epi32(c, d));
-        let (ab_high, cd_high) = (_mm_unpackhi_epi32(a, b), _mm_unpackhi_epi32(c, d));
-        [
-            _mm_unpacklo_epi64(ab, cd),
-            _mm_unpackhi_epi64(ab, cd),
-            _mm_unpacklo_epi64(ab_high, cd_high),
-            _mm_unpackhi_epi64(ab_high, cd_high),
-        ]
-    }
+    byte_rows!("sse2", __m128i, _mm_unpacklo_epi32, _mm_unpackhi_epi32, _mm_unpacklo_epi64, _mm_unpackhi_epi64);
 }
 
 mod of_256 {
@@ -262,19 +263,14 @@ mod of_256 {
         _mm256_blendv_epi8(a, _mm256_slli_epi32::<8>(b), _mm256_set1_epi16(-0x100))
     }
 
-    /// Of each four lanes.
-    #[target_feature(enable = "avx2")]
-    #[inline]
-    pub(super) fn byte_rows([a, b, c, d]: [__m256i; 4]) -> [__m256i; 4] {
-        let (ab, cd) = (_mm256_unpacklo_epi32(a, b), _mm256_unpacklo_epi32(c, d));
-        let (ab_high, cd_high) = (_mm256_unpackhi_epi32(a, b), _mm256_unpackhi_epi32(c, d));
-        [
-            _mm256_unpacklo_epi64(ab, cd),
-            _mm256_unpackhi_epi64(ab, cd),
-            _mm256_unpacklo_epi64(ab_high, cd_high),
-            _mm256_unpackhi_epi64(ab_high, cd_high),
-        ]
-    }
+    byte_rows!(
+        "avx2",
+        __m256i,
+        _mm256_unpacklo_epi32,
+        _mm256_unpackhi_epi32,
+        _mm256_unpacklo_epi64,
+        _mm256_unpackhi_epi64
+    );
 }
 
 mod of_512 {
@@ -315,19 +311,14 @@ mod of_512 {
         _mm512_mask_blend_epi8(0xaaaa_aaaa_aaaa_aaaa, a, _mm512_slli_epi32::<8>(b))
     }
 
-    /// Of each four lanes.
-    #[target_feature(enable = "avx512f,avx512bw")]
-    #[inline]
-    pub(super) fn byte_rows([a, b, c, d]: [__m512i; 4]) -> [__m512i; 4] {
-        let (ab, cd) = (_mm512_unpacklo_epi32(a, b), _mm512_unpacklo_epi32(c, d));
-        let (ab_high, cd_high) = (_mm512_unpackhi_epi32(a, b), _mm512_unpackhi_epi32(c, d));
-        [
-            _mm512_unpacklo_epi64(ab, cd),
-            _mm512_unpackhi_epi64(ab, cd),
-            _mm512_unpacklo_epi64(ab_high, cd_high),
-            _mm512_unpackhi_epi64(ab_high, cd_high),
-        ]
-    }
+    byte_rows!(
+        "avx512f,avx512bw",
+        __m512i,
+        _mm512_unpacklo_epi32,
+        _mm512_unpackhi_epi32,
+        _mm512_unpacklo_epi64,
+        _mm512_unpackhi_epi64
+    );
 }
 
 impl Unit for Any {
@@ -387,7 +378,7 @@ impl Unit for Avx2 {
     #[inline(always)]
     fn add_products_to_any(self, to: &mut Whole, a: Whole, b: Whole) {
         let products: [_; 2] = cast::<Whole, _>(each!(2, _mm256_madd_epi16, a, b));
-        let lanes: &mut [i32; LANES_OF_ANY] = to.first_chunk_mut().expect("they are fewer");
+        let lanes: &mut [i32; LANES_OF_ANY] = to.first_chunk_mut().expect("8 of 16");
         for products in products {
             // SAFETY: `self` is where AVX2 is.
             *lanes = cast(unsafe { _mm256_add_epi32(cast(*lanes), products) });
