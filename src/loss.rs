@@ -332,11 +332,11 @@ impl LossSums {
 ///
 /// They stay below 2^121. Those of a device that computes wrong may not, and are wrong then, but no panic.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Terms {
-    abs: i128,
-    noise: i128,
-    codes: i128,
-    cross: i128,
+pub(crate) struct Terms {
+    pub(crate) abs: i128,
+    pub(crate) noise: i128,
+    pub(crate) codes: i128,
+    pub(crate) cross: i128,
 }
 
 impl Terms {
@@ -384,17 +384,14 @@ impl Adder {
         self.sums.add_terms(&terms, es, unit.grid(scale_bits));
     }
 
-    /// [`add`](Self::add) of a unit on the grid of its own scale, of so few elements that its sums fit in 64 bits and their
-    /// products by the scale's digits and their square in 64 and 128.
-    #[inline]
-    pub(crate) fn add_short(&mut self, unit: &UnitSums, scale_bits: u32) {
-        self.sums.max_bits = self.sums.max_bits.max(unit.max_bits);
-        let Parts { m, e } = parts(scale_bits);
-        let terms = &mut self.of_exponents[(e - LEAST_EXP).cast_unsigned() as usize];
-        terms.abs += unit.abs.cast_signed();
-        terms.noise += unit.noise.cast_signed();
-        terms.codes += (u128::from(u64::from(m) * u64::from(m)) * u128::from(unit.codes as u64)).cast_signed();
-        terms.cross += i128::from(i64::from(m) * unit.cross as i64);
+    /// Adds what units on the grids of their own scales, all `m 2^exponent`, have together, and their largest loss.
+    pub(crate) fn add_terms(&mut self, exponent: i32, max_bits: u32, terms: &Terms) {
+        self.sums.max_bits = self.sums.max_bits.max(max_bits);
+        let sums = &mut self.of_exponents[(exponent - LEAST_EXP).cast_unsigned() as usize];
+        sums.abs += terms.abs;
+        sums.noise += terms.noise;
+        sums.codes += terms.codes;
+        sums.cross += terms.cross;
     }
 
     /// What was added.

@@ -2,7 +2,7 @@
 
 use super::code::{Coder, Field, is_finite};
 use super::fold::{BLOCK_ELEMS, Slots, TASK_ELEMS, Values, blocks, fold_units, map_tasks, runs};
-pub(super) use super::own_grid::TOGETHER;
+pub(super) use super::own_grid::together;
 use super::own_grid::{self, OwnGrid, SHORT_ELEMS, Short};
 use super::simd::{self, ASK_BYTES, Kernel, Map, Unit};
 use super::{min_max, scale};
@@ -351,7 +351,8 @@ impl Tally {
         sums.loss(scale_bits)
     }
 
-    pub(super) fn finish(self) -> Found {
+    pub(super) fn finish(mut self) -> Found {
+        self.short.finish(&mut self.adder);
         let mut sums = self.adder.finish();
         sums.count(self.elems, self.nonfinite_out_elems);
         Found { sums, coarse: self.coarse }
@@ -363,33 +364,31 @@ impl Tally {
         let made = size_of::<T>() == 1
             && self.short.make(*scheme, x, *unit_elems, scales, zero_points, bytemuck::cast_slice_mut(codes));
         if made {
-            self.add_short(x.len(), scales, losses);
+            self.add_short(x.len(), losses);
         }
         made
     }
 
-    fn add_short(&mut self, elems: usize, scales: &[f32], losses: &mut [UnitLoss]) {
+    fn add_short(&mut self, elems: usize, losses: &mut [UnitLoss]) {
         self.elems += elems as u64;
-        for (unit, (loss, s)) in losses.iter_mut().zip(scales).enumerate() {
-            self.adder.add_short(&self.short.sums(unit), s.to_bits());
-            *loss = self.short.loss(unit);
-        }
+        self.short.add_to(&mut self.adder, losses);
     }
 
     /// Adds short units and the codes that their values become.
     fn add_few<T: Field>(&mut self, few: &Few<'_>, x: &[f32], codes: &[T], losses: &mut [UnitLoss]) {
         let &Few { scheme, first_unit, unit_elems, scales, zero_points, .. } = few;
-        let step = TOGETHER * unit_elems;
-        for (i, ((x, codes), losses)) in
-            x.chunks(step).zip(codes.chunks(step)).zip(losses.chunks_mut(TOGETHER)).enumerate()
-        {
-            let own = i * TOGETHER..i * TOGETHER + losses.len();
+        let mut next = 0;
+        while next < losses.len() {
+            let own = next..next + together(losses.len() - next, unit_elems);
+            next = own.end;
+            let elems = own.start * unit_elems..x.len().min(own.end * unit_elems);
+            let (x, codes, losses) = (&x[elems.clone()], &codes[elems], &mut losses[own.clone()]);
             let (scales, zero_points) = (&scales[own.clone()], zero_points.get(own.clone()).unwrap_or_default());
             if size_of::<T>() == 1
                 && unit_elems <= SHORT_ELEMS
                 && self.short.find(scheme, x, unit_elems, scales, zero_points)
             {
-                self.add_short(x.len(), scales, losses);
+                self.add_short(x.len(), losses);
                 continue;
             }
             let units = x.chunks(unit_elems).zip(codes.chunks(unit_elems)).zip(losses);
@@ -413,7 +412,7 @@ pub(super) struct Few<'a> {
     pub(super) zero_points: &'a [i32],
 }
 
-/// At most [`TOGETHER`] consecutive range units, and what becomes of them.
+/// Consecutive range units, as many as come [`together`], and what becomes of them.
 pub(super) struct Made<'a, T> {
     pub(super) scheme: Scheme,
     pub(super) x: &'a [f32],

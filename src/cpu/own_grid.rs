@@ -2,13 +2,13 @@
 
 mod short;
 
-pub(super) use short::{SHORT_ELEMS, Short, TOGETHER};
+pub(super) use short::{SHORT_ELEMS, Short, together};
 
 use super::code::{Coder, Field};
 use super::loss::SUM_ELEMS;
 use super::simd::{self, Floats, Kernel, LANES, Unit, Whole};
 use crate::loss::UnitSums;
-use crate::scheme::CodeType;
+use crate::scheme::{CodeType, Scheme};
 
 /// `abs`, `h h`, `l l`, `q q`, `h l`, `h q`, `l q` of [`Lanes`].
 const SUMS: usize = 7;
@@ -29,6 +29,18 @@ struct Lanes {
 }
 
 impl Lanes {
+    /// Whether all codes are those of their values.
+    #[inline(always)]
+    fn are_codes_nearest(&self, s: &Floats, scheme: Scheme) -> bool {
+        let margin = 2.0 * (scheme.qmax() - scheme.qmin() + 1) as f32;
+        let mut all = true;
+        for i in 0..LANES {
+            let most = OwnGrid::of(s[i]).s / 2.0 - margin;
+            all &= self.largest[i] < most.to_bits().cast_signed();
+        }
+        all
+    }
+
     /// Adds values and the steps that they become; of [`ORDINARY`](Gather) values none is NaN.
     ///
     /// Step by step for several vectors, so that none waits for what another is about to be.

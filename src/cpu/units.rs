@@ -157,15 +157,18 @@ impl<'a, T: Made> Maker<'a, T> {
             let block_unit = first_unit + unit;
             unit += n;
             out.write(block.start - first..block.end - first, |out| {
-                // Rows whose last unit is short go one by one, and units whose loss is asked for some at a time.
-                let row_elems = match (units.ragged_row_elems, &adding) {
-                    (0, None) => x.len(),
-                    (0, Some(_)) => x.len().min(loss::TOGETHER * units.inner_elems),
-                    _ => whole,
-                };
-                let row_units = row_elems.div_ceil(units.inner_elems);
-                for (row, (x, out)) in x.chunks(row_elems).zip(out.chunks_mut(row_elems)).enumerate() {
-                    let own = row * row_units..row * row_units + x.len().div_ceil(units.inner_elems);
+                let mut next = 0;
+                while next < n {
+                    // Rows whose last unit is short go one by one, and units whose loss is asked for some at a time.
+                    let piece = match (units.ragged_row_elems, &adding) {
+                        (0, None) => n,
+                        (0, Some(_)) => loss::together(n - next, units.inner_elems),
+                        _ => whole_units,
+                    };
+                    let own = next..next + piece;
+                    next = own.end;
+                    let elems = own.start / whole_units * whole..own.end / whole_units * whole;
+                    let (x, out) = (&x[elems.clone()], &mut out[elems]);
                     let scales = &mut scales[own.clone()];
                     let zero_points = if zero_points.is_empty() { &mut [] } else { &mut zero_points[own.clone()] };
                     if let Some((adding, tally)) = &mut *adding {

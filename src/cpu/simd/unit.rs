@@ -35,6 +35,12 @@ pub(in super::super) trait Unit: Copy {
         from_fn(|i| y[i] - x[i] * step[i])
     }
 
+    /// `to + x y`, rounded once or twice.
+    #[inline(always)]
+    fn plus_product(self, to: Floats, x: Floats, y: Floats) -> Floats {
+        self.sum(to, self.product(x, y))
+    }
+
     /// [`quotient`](Self::quotient) of each lane.
     #[inline(always)]
     fn quotients(self, x: Floats, s: Floats, per_s: Floats) -> Floats {
