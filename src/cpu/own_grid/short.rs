@@ -333,7 +333,7 @@ impl<const ORDINARY: bool, const GUESS: bool> Kernel for Gather<'_, ORDINARY, GU
         let Self { columns, squares, scheme, s, z, x, codes, lanes } = self;
         let in_each_byte = |byte: i32| (byte & 0xff).wrapping_mul(0x0101_0101);
         let mask = [in_each_byte(mask(scheme).cast_signed()); LANES];
-        let mut lines = x.as_chunks::<{ VECTORS * LANES }>().0.iter();
+        let mut squares_of_x = x.as_chunks::<{ LANES * LANES }>().0.iter();
         let mut codes = codes.as_chunks_mut::<LANES>().0.chunks_exact_mut(LANES * squares);
         let (mut are_nearest, rounds) = (true, s.as_chunks().0.iter().zip(z.as_chunks::<LANES>().0));
         for ((columns, lanes), (s, z)) in columns.chunks_exact(squares).zip(lanes).zip(rounds) {
@@ -349,11 +349,11 @@ impl<const ORDINARY: bool, const GUESS: bool> Kernel for Gather<'_, ORDINARY, GU
             let mut codes = codes.next();
             for (square, square_columns) in columns.iter().enumerate() {
                 let [a, b, c, d] = square_columns.0.as_chunks::<VECTORS>().0 else { unreachable!("a square of 16") };
+                let lines = squares_of_x.next().unwrap_or(&[0.0; LANES * LANES]);
+                let [e, f, g, h] = lines.as_chunks().0 else { unreachable!("a square of 16") };
                 // Said four times, so that codes stay in registers.
-                let a = each.add(unit, a, lines.next());
-                let b = each.add(unit, b, lines.next());
-                let c = each.add(unit, c, lines.next());
-                let d = each.add(unit, d, lines.next());
+                let (a, b) = (each.add(unit, a, e), each.add(unit, b, f));
+                let (c, d) = (each.add(unit, c, g), each.add(unit, d, h));
                 if let Some(codes) = &mut codes {
                     for (i, row) in unit.byte_rows([a, b, c, d]).into_iter().enumerate() {
                         codes[i * squares + square] = row;
@@ -380,10 +380,10 @@ struct Gathering<const ORDINARY: bool, const GUESS: bool> {
 }
 
 impl<const ORDINARY: bool, const GUESS: bool> Gathering<ORDINARY, GUESS> {
-    /// Adds columns; of ordinary ones the codes are told, a byte each. Meanwhile memory is asked for ahead of a line.
+    /// Adds columns; of ordinary ones the codes are told, a byte each. Of guesses memory is asked for meanwhile, ahead of a line.
     #[inline(always)]
-    fn add(&mut self, unit: impl Unit, x: &[Floats; VECTORS], line: Option<&[f32; VECTORS * LANES]>) -> Whole {
-        if let Some(line) = line {
+    fn add(&mut self, unit: impl Unit, x: &[Floats; VECTORS], line: &[f32; VECTORS * LANES]) -> Whole {
+        if GUESS {
             simd::ask_ahead::<4>(line, ASK_BYTES);
         }
         let whole = [WHOLE; LANES];
