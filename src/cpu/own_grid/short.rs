@@ -266,7 +266,7 @@ impl Kernel for Scale<'_> {
     type Output = bool;
 
     #[inline(always)]
-    fn run(self, _: impl Unit) -> bool {
+    fn run(self, unit: impl Unit) -> bool {
         let Self { ends, scheme, scales, zero_points } = self;
         let n = scales.len().min(TOGETHER);
         let scales = &mut scales[..n];
@@ -275,8 +275,9 @@ impl Kernel for Scale<'_> {
         match ends {
             Ends::OfMagnitude(see) => {
                 for ((lo, hi), Magnitudes(most)) in rounds.zip(see) {
-                    *hi = most.map(key_value);
-                    *lo = hi.map(|hi: f32| -hi);
+                    // Of magnitudes these are patterns.
+                    *hi = bytemuck::cast(*most);
+                    *lo = unit.product(*hi, [-1.0; LANES]);
                 }
             }
             Ends::Both(see) => {
