@@ -619,6 +619,29 @@ mod tests {
     }
 
     #[test]
+    fn sums_of_many_short_units_of_the_largest_losses_overflow_nowhere() {
+        // Of codes near the ends, nearly half a step off, all the same way; of scales with 24 ones, and of four exponents.
+        let digits = f32::from_bits(0x3fff_ffff);
+        for (scheme, end) in [(Scheme::INT8_ABSMAX, 127.0), (Scheme::UINT8_AFFINE, 255.0), (Scheme::INT4_ABSMAX, 7.0)] {
+            for (unit_elems, exponents) in [(128, 1), (128, 4), (32, 4), (32, 9)] {
+                let units = 4096;
+                let mut x = vec![0.0; units * unit_elems];
+                for (unit, x) in x.chunks_mut(unit_elems).enumerate() {
+                    let s = digits * 2f32.powi((unit % exponents).try_into().unwrap());
+                    x.fill((end - 0.501) * s);
+                    x[0] = end * s;
+                }
+                let shape = [units * unit_elems];
+                let x = Tensor::new(&x, &shape).unwrap();
+                let out = quantize(x, &Spec::new(scheme).per(Group(unit_elems)).loss(LossDetail::Summary)).unwrap();
+                let found = out.loss.unwrap();
+                assert_eq!(found, loss(x, &out.tensor, false).unwrap(), "{scheme} {unit_elems} {exponents}");
+                assert!(found.units.iter().all(|unit| unit.max_abs_error > 0.49), "{scheme}");
+            }
+        }
+    }
+
+    #[test]
     fn short_units_become_the_same_together_with_their_loss_and_apart() {
         let mut rng = Rng::new(53);
         for &scheme in Scheme::ALL.iter().filter(|scheme| !scheme.is_cast()) {
