@@ -624,7 +624,7 @@ mod tests {
         let digits = f32::from_bits(0x3fff_ffff);
         for (scheme, end) in [(Scheme::INT8_ABSMAX, 127.0), (Scheme::UINT8_AFFINE, 255.0), (Scheme::INT4_ABSMAX, 7.0)] {
             for (unit_elems, exponents) in [(128, 1), (128, 4), (32, 4), (32, 9)] {
-                let units = 4096;
+                let units = 1 << 14;
                 let mut x = vec![0.0; units * unit_elems];
                 for (unit, x) in x.chunks_mut(unit_elems).enumerate() {
                     let s = digits * 2f32.powi((unit % exponents).try_into().unwrap());
