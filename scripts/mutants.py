@@ -54,6 +54,7 @@ CALL = "src/gpu/call.rs"
 CUT = "src/gpu/cut.rs"
 CODER = "src/cpu/code.rs"
 SHORT = "src/cpu/own_grid/short.rs"
+GRID = "src/cpu/own_grid.rs"
 LAYOUT = "src/layout.rs"
 
 # (name, file, text, replacement)
@@ -200,8 +201,11 @@ FAULTS = [
     # The CPU path, and the integer twins.
     ("cpu short units: the zero point's lower bits", SHORT, "(byte & 0xff).wrapping_mul", "(byte & 0x7f).wrapping_mul"),
     ("cpu short units: the least value is the largest", SHORT, "keys.map(|key| !key)", "keys"),
-    ("cpu short units: as many of any length", SHORT, "x.len() == TOGETHER * unit_elems", "x.len().is_multiple_of(TOGETHER * LANES)"),
-    ("cpu short units: no loss is too large", SHORT, "all & (size < OwnGrid::MOST)", "all | (size < OwnGrid::MOST)"),
+    ("cpu short units: as many of any length", SHORT, "x.len() == units * unit_elems", "x.len() <= units * unit_elems"),
+    ("cpu short units: scales of too many exponents", SHORT, "const EXPONENTS: u32 = 4;", "const EXPONENTS: u32 = 30;"),
+    ("cpu short units: sums of too many rounds", SHORT, "const ROUNDS: usize = 63;", "const ROUNDS: usize = 6300;"),
+    ("cpu short units: a guess is a code", GRID, "let margin = 2.0 * (", "let margin = -64.0 * ("),
+    ("cpu short units: no loss is too large", SHORT, "have_sums &= largest[i] < OwnGrid::MOST", "have_sums |= largest[i] < OwnGrid::MOST"),
     ("cpu code: multiplies by the reciprocal", CODER, "let y = if v.is_nan() { 0.0 } else { v / s };\n                // In", "let y = if v.is_nan() { 0.0 } else { v * (1.0 / s) };\n                // In"),
     ("cpu code: codes each by the reciprocal", CODER, "(self.made)(v / s + WHOLE, s, z)", "(self.made)(v * (1.0 / s) + WHOLE, s, z)"),
     ("cpu code: halves are not rounded to even", CODER, "const WHOLE: f32 = 12_582_912.0;", "const WHOLE: f32 = 8_388_608.0;"),
