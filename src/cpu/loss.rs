@@ -647,8 +647,8 @@ mod tests {
         for &scheme in Scheme::ALL.iter().filter(|scheme| !scheme.is_cast()) {
             // In rows of whole units, and in rows of as many of which the last one is short.
             let whole = [16, 32, 48, 64, 96, 112, 128, 144, 17, 8].map(|unit_elems| (unit_elems, None));
-            let short_last =
-                [(33, 512), (17, 256), (65, 1024), (127, 1920)].map(|(unit_elems, row)| (unit_elems, Some(row)));
+            let short_last = [(33, 512), (17, 256), (65, 1024), (127, 1920), (32, 500)]
+                .map(|(unit_elems, row)| (unit_elems, Some(row)));
             for (i, (unit_elems, row)) in whole.into_iter().chain(short_last).enumerate() {
                 for kind in ["gauss", "one-sided", "ints", "mixed", "edges"] {
                     // Whole rounds of units, and some that are left.
