@@ -204,7 +204,7 @@ FAULTS = [
     ("cpu short units: as many of any length", SHORT, "x.len() == units * unit_elems", "x.len() <= units * unit_elems"),
     ("cpu short units: scales of too many exponents", SHORT, "const EXPONENTS: u32 = 4;", "const EXPONENTS: u32 = 30;"),
     ("cpu short units: sums of too many rounds", SHORT, "const ROUNDS: usize = 63;", "const ROUNDS: usize = 6300;"),
-    ("cpu short units: a guess is a code", GRID, "let margin = 2.0 * (", "let margin = -64.0 * ("),
+    ("cpu short units: a guess is a code", GRID, "let margin = 2.0 *", "let margin = -64.0 *"),
     ("cpu short units: no loss is too large", SHORT, "have_sums &= largest[i] < OwnGrid::MOST", "have_sums |= largest[i] < OwnGrid::MOST"),
     ("cpu code: multiplies by the reciprocal", CODER, "let y = if v.is_nan() { 0.0 } else { v / s };\n                // In", "let y = if v.is_nan() { 0.0 } else { v * (1.0 / s) };\n                // In"),
     ("cpu code: codes each by the reciprocal", CODER, "(self.made)(v / s + WHOLE, s, z)", "(self.made)(v * (1.0 / s) + WHOLE, s, z)"),

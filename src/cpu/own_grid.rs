@@ -31,12 +31,12 @@ struct Lanes {
 impl Lanes {
     /// Whether all codes are those of their values, as they are if the nearest float to `x / s` is nearest to the code.
     ///
-    /// Let `n` be the number of codes. It is so where `|x / s - q|` is below half by more than a quotient's rounding, half a last
-    /// place of a float below `n`: `2^-25 n`, below `n` steps of the grid. A loss misses that distance by what `x'` was rounded by, at
-    /// most `n` steps more.
+    /// Quotients and steps are below `n`, 2 to as many as a code has bits; a step `s` is below 2^25 of the grid's. It is so where
+    /// `|x / s - q|` is below half by more than a quotient's rounding, half a last place of a float below `n`: `2^-25 n`, and so `n` of
+    /// the grid's steps. A loss misses that distance by what `x'` was rounded by, at most `n` more.
     #[inline(always)]
     fn are_codes_nearest(&self, s: &Floats, scheme: Scheme) -> bool {
-        let margin = 2.0 * (scheme.qmax() - scheme.qmin() + 1) as f32;
+        let margin = 2.0 * (1 << scheme.code().bits()) as f32;
         self.largest.iter().zip(s).fold(true, |all, (&largest, &s)| {
             let most = OwnGrid::of(s).s / 2.0 - margin;
             all & (largest < most.to_bits().cast_signed())

@@ -349,9 +349,9 @@ impl<const ORDINARY: bool, const GUESS: bool> Kernel for Gather<'_, ORDINARY, GU
             let mut each = Gathering::<ORDINARY, GUESS> { grid, s: *s, per_s, first, last, plus, mask, lanes: none };
             let mut codes = codes.next();
             for (square, square_columns) in columns.iter().enumerate() {
-                let [a, b, c, d] = square_columns.0.as_chunks::<VECTORS>().0 else { unreachable!("a square of 16") };
+                let [a, b, c, d]: &[[Floats; VECTORS]; LANES / VECTORS] = bytemuck::cast_ref(&square_columns.0);
                 let lines = squares_of_x.next().unwrap_or(&[0.0; LANES * LANES]);
-                let [e, f, g, h] = lines.as_chunks().0 else { unreachable!("a square of 16") };
+                let [e, f, g, h]: &[[f32; VECTORS * LANES]; LANES / VECTORS] = bytemuck::cast_ref(lines);
                 // Said four times, so that codes stay in registers.
                 let (a, b) = (each.add(unit, a, e), each.add(unit, b, f));
                 let (c, d) = (each.add(unit, c, g), each.add(unit, d, h));

@@ -72,6 +72,7 @@ fn ask<const LOOKED_AT: usize>(x: &[f32], ahead_bytes: usize, lines: Range<usize
     const FOUR_BYTES: usize = 4 * LINE_BYTES;
     let at = x.as_ptr().addr();
     if asks_in_line() {
+        // Of four pages together, so that their addresses are looked up side by side.
         if lines.start == 0 && at % ASK_BYTES < LOOKED_AT * LINE_BYTES {
             for page in 1..4 {
                 prefetch(x, at.wrapping_add(ahead_bytes + page * PAGE_BYTES));

@@ -221,7 +221,10 @@ mod tests {
                 let rows: [Floats; LANES] = from_fn(|i| unit.minus_product(x, [i as f32; LANES], [0.25; LANES]));
                 let mut columns = Square([[0.0; LANES]; LANES]);
                 unit.columns(rows.each_ref(), &mut columns);
-                let floats = [unit.sum(x, y), unit.difference(x, y), unit.product(x, y), unit.held(x, y, z)];
+                // The products are floats, so that it is the same once and twice rounded.
+                let plus_product = unit.plus_product(x, from_fn(|i| i as f32), [0.25; LANES]);
+                let floats =
+                    [unit.sum(x, y), unit.difference(x, y), unit.product(x, y), unit.held(x, y, z), plus_product];
                 let floats = floats.into_iter().chain(columns.0).chain([unit.floats(small[0])]);
                 let mut whole: Vec<Whole> = floats.map(bytemuck::cast).collect();
                 whole.extend([unit.nearest(x), unit.magnitudes(x), unit.larger(a, b), unit.plus_size(a, b), products]);

@@ -283,9 +283,16 @@ mod of_512 {
     #[target_feature(enable = "avx512f,avx512vnni")]
     #[inline]
     pub(super) fn plus_products(mut to: __m512i, a: __m512i, b: __m512i) -> __m512i {
-        // SAFETY: it is where VNNI is.
+        // Of the intrinsic, compilers make a product and a sum wherever another one follows.
+        // SAFETY: it is where VNNI is, and changes nothing but `to`.
         unsafe {
-            std::arch::asm!("vpdpwssd {}, {}, {}", inout(zmm_reg) to, in(zmm_reg) a, in(zmm_reg) b, options(pure, nomem, nostack, preserves_flags));
+            std::arch::asm!(
+                "vpdpwssd {}, {}, {}",
+                inout(zmm_reg) to,
+                in(zmm_reg) a,
+                in(zmm_reg) b,
+                options(pure, nomem, nostack, preserves_flags)
+            );
         }
         to
     }
