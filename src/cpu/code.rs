@@ -262,7 +262,7 @@ impl<T: Field, S: Fn(u32) -> i32> Kernel for DecodeEach<'_, T, S> {
     type Output = ();
 
     #[inline(always)]
-    fn run(self, _: impl Unit) {
+    fn run<const LANES: usize>(self, _: impl Unit<LANES>) {
         for (((out, &code), &s), &z) in self.out.iter_mut().zip(self.codes).zip(self.s).zip(self.z) {
             *out = ((self.steps)(code.bits()) - z) as f32 * s;
         }
@@ -312,7 +312,7 @@ impl<T, M: Fn(f32) -> T> Kernel for Ordinary<'_, T, M> {
     type Output = ();
 
     #[inline(always)]
-    fn run(self, unit: impl Unit) {
+    fn run<const LANES: usize>(self, unit: impl Unit<LANES>) {
         let Self { x, s, ask, made, out } = self;
         let per_s = 1.0 / s;
         let mut done = 0;
@@ -347,7 +347,7 @@ impl<T, M: Fn(f32) -> T> Kernel for Careful<'_, T, M> {
     type Output = Counts;
 
     #[inline(always)]
-    fn run(self, _: impl Unit) -> Counts {
+    fn run<const LANES: usize>(self, _: impl Unit<LANES>) -> Counts {
         let Self { x, s, ends: (first, last), made, out } = self;
         let mut counts = Counts::default();
         // 32 bits keep the loop's lanes alike.
@@ -383,7 +383,7 @@ impl<T, M: Fn(f32, f32, i32) -> T> Kernel for OrdinaryEach<'_, T, M> {
     type Output = ();
 
     #[inline(always)]
-    fn run(self, _: impl Unit) {
+    fn run<const LANES: usize>(self, _: impl Unit<LANES>) {
         for (((out, &v), &s), &z) in self.out.iter_mut().zip(self.x).zip(self.s).zip(self.z) {
             *out = (self.made)(v / s + WHOLE, s, z);
         }
@@ -405,7 +405,7 @@ impl<T, M: Fn(f32, f32, i32) -> T> Kernel for CarefulEach<'_, T, M> {
     type Output = Counts;
 
     #[inline(always)]
-    fn run(self, _: impl Unit) -> Counts {
+    fn run<const LANES: usize>(self, _: impl Unit<LANES>) -> Counts {
         let Self { x, s, z, ends: (qmin, qmax), made, out } = self;
         debug_assert!(x.len() < 1 << 30, "a block");
         let (mut nan, mut inf, mut clipped) = (0u32, 0u32, 0u32);
@@ -439,7 +439,7 @@ impl<T, N: Fn(u32) -> u32, M: Fn(u32) -> T> Kernel for Cast<'_, T, N, M> {
     type Output = Counts;
 
     #[inline(always)]
-    fn run(self, _: impl Unit) -> Counts {
+    fn run<const LANES: usize>(self, _: impl Unit<LANES>) -> Counts {
         let Self { x, inf, saturate, narrow, made, out } = self;
         let mut counts = Counts::default();
         for (x, out) in x.chunks(1 << 30).zip(out.chunks_mut(1 << 30)) {

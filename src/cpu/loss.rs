@@ -4,7 +4,7 @@ use super::code::{Coder, Field, is_finite};
 use super::fold::{BLOCK_ELEMS, Slots, TASK_ELEMS, Values, blocks, fold_units, map_tasks, runs};
 pub(super) use super::own_grid::together;
 use super::own_grid::{self, OwnGrid, SHORT_ELEMS, Short};
-use super::simd::{self, ASK_BYTES, Kernel, Map, Unit};
+use super::simd::{self, ASK_BYTES, Ask, Kernel, Map, Unit};
 use super::{min_max, scale};
 use crate::error::{Error, Result};
 use crate::exact;
@@ -194,7 +194,7 @@ impl Kernel for AbsErrors<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run(self, _: impl Unit) {
+    fn run<const LANES: usize>(self, _: impl Unit<LANES>) {
         let all = self.errors.iter_mut().zip(self.x).zip(self.out);
         if self.ieee {
             all.for_each(|((to, x), out)| {
@@ -267,6 +267,21 @@ impl Part {
                 }
                 None => self.add_any(coder, x, codes, s, g),
             }
+        }
+    }
+
+    /// Makes the codes of values as ordinary as [`Coder::is_ordinary`] says, and adds them as [`add_own`](Self::add_own) does.
+    pub(super) fn make_own<T: Field>(&mut self, coder: &Coder, x: &[f32], codes: &mut [T], ahead_bytes: usize) {
+        if size_of::<T>() > 1 || !OwnGrid::has(coder.s) {
+            coder.encode_ordinary(x, Ask::NOTHING, codes);
+            return self.add_own(coder, x, codes, ahead_bytes);
+        }
+        match own_grid::make(coder, x, bytemuck::cast_slice_mut(codes), ahead_bytes) {
+            Some(sums) => {
+                self.sums.merge(&sums);
+                self.elems += x.len() as u64;
+            }
+            None => self.add_own(coder, x, codes, ahead_bytes),
         }
     }
 
@@ -430,6 +445,8 @@ pub(super) struct Made<'a, T> {
 pub(super) struct Adding<T> {
     /// Of a stretch of a unit.
     pub(super) run: fn(&mut Part, &Coder, &[f32], &[T], usize),
+    /// Of ordinary values of a unit, and makes their codes.
+    pub(super) make_run: fn(&mut Part, &Coder, &[f32], &mut [T], usize),
     /// Of short units, and makes all else of them; or does not, if they are not for that.
     pub(super) make: fn(&mut Tally, &mut Made<'_, T>) -> bool,
     /// Of short units of which all else is made.
@@ -438,7 +455,8 @@ pub(super) struct Adding<T> {
 
 impl<T: Field> Adding<T> {
     /// Of codes.
-    pub(super) const OWN: Self = Self { run: Part::add_own, make: Tally::make, few: Tally::add_few };
+    pub(super) const OWN: Self =
+        Self { run: Part::add_own, make_run: Part::make_own, make: Tally::make, few: Tally::add_few };
 }
 
 /// The sums of any values on any grid.
@@ -455,7 +473,7 @@ impl Kernel for AnySums<'_> {
 
     // A loop without branches or signed products, so that it becomes one of vectors.
     #[inline(always)]
-    fn run(self, _: impl Unit) -> Part {
+    fn run<const LANES: usize>(self, _: impl Unit<LANES>) -> Part {
         let Self { x, steps, out, g, ieee } = self;
         // The step is a power of two, so that quotients by it are exact before they are rounded.
         let per_step = power(-g);

@@ -147,7 +147,7 @@ impl Kernel for ColumnEnds<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run(self, _: impl Unit) {
+    fn run<const LANES: usize>(self, _: impl Unit<LANES>) {
         let ends = self.x.iter().zip(self.lo).zip(self.hi);
         for (((&v, lo), hi), (nan, inf)) in ends.zip(self.nan.iter_mut().zip(self.inf)) {
             let finite = v.abs() < f32::INFINITY;
@@ -169,7 +169,7 @@ impl Kernel for Ends<'_> {
     type Output = Part;
 
     #[inline(always)]
-    fn run(self, _: impl Unit) -> Part {
+    fn run<const LANES: usize>(self, _: impl Unit<LANES>) -> Part {
         // Independent lanes, so that several vectors are in flight.
         const LANES: usize = 32;
         let (mut lo, mut hi, mut nan) = ([f32::INFINITY; LANES], [f32::NEG_INFINITY; LANES], [0u32; LANES]);

@@ -273,8 +273,15 @@ pub(super) fn add(mut counts: Counts, more: Counts) -> Counts {
     counts
 }
 
-/// What is called with each run's values and what was made of them.
-type Visit<'a, T> = Option<&'a mut dyn FnMut(&Run, &Coder, &[f32], &[T])>;
+/// What is called with each run's values and what was made of them, or is still to be made by it: of values all of which are
+/// ordinary.
+type Visit<'a, T> = Option<&'a mut dyn FnMut(&Run, &Coder, &[f32], Codes<'_, T>)>;
+
+/// See [`Visit`].
+pub(super) enum Codes<'a, T> {
+    Made(&'a [T]),
+    Ordinary(&'a mut [T]),
+}
 
 /// Range units of a task that computes scales.
 const TASK_UNITS: usize = 1 << 12;
@@ -381,7 +388,7 @@ impl<'a> Scaling<'a> {
                     if let Some(visit) = &mut visit {
                         for run in runs(self.units, block.clone()) {
                             let place = run.elems.start - block.start..run.elems.end - block.start;
-                            visit(&run, &self.coder(spec, &run), &x[place.clone()], &out[place]);
+                            visit(&run, &self.coder(spec, &run), &x[place.clone()], Codes::Made(&out[place]));
                         }
                     }
                 });
@@ -403,13 +410,13 @@ impl<'a> Scaling<'a> {
                     (part.is_finite() && coder.is_ordinary(part.range()), ask_again)
                 };
                 out.write(block.start - first..block.end - first, |out| {
-                    if ordinary {
-                        coder.encode_ordinary(x, ask, out);
-                    } else {
-                        counts.merge(coder.encode(x, out));
+                    match &mut visit {
+                        Some(visit) if ordinary => return visit(&run, &coder, x, Codes::Ordinary(out)),
+                        _ if ordinary => coder.encode_ordinary(x, ask, out),
+                        _ => counts.merge(coder.encode(x, out)),
                     }
                     if let Some(visit) = &mut visit {
-                        visit(&run, &coder, x, out);
+                        visit(&run, &coder, x, Codes::Made(out));
                     }
                 });
             }
@@ -483,8 +490,13 @@ fn encode_task<T: Field>(
         return (scaling.encode(x, spec, elems, out, past_caches, None), None);
     }
     let mut slots = Slots::new(scaling.units, &elems, &loss::Part::default());
-    let mut add =
-        |run: &Run, coder: &Coder, x: &[f32], codes: &[T]| slots.of(run.unit).add_own(coder, x, codes, ASK_BYTES);
+    let mut add = |run: &Run, coder: &Coder, x: &[f32], codes: Codes<'_, T>| {
+        let part = slots.of(run.unit);
+        match codes {
+            Codes::Made(codes) => part.add_own(coder, x, codes, ASK_BYTES),
+            Codes::Ordinary(codes) => part.make_own(coder, x, codes, ASK_BYTES),
+        }
+    };
     let counts = scaling.encode(x, spec, elems, out, past_caches, Some(&mut add));
     (counts, Some(slots))
 }

@@ -7,8 +7,8 @@
 mod memory;
 mod unit;
 
-pub(super) use memory::{ASK_BYTES, Ask, Output, ask_ahead, is_past_caches};
-pub(super) use unit::{Floats, LANES, Square, Unit, Whole, is_divisor};
+pub(super) use memory::{ASK_BYTES, Ask, Output, ask_ahead, ask_beside, is_past_caches};
+pub(super) use unit::{Floats, MOST_LANES, Unit, Whole, is_divisor};
 
 use std::fmt;
 use std::sync::OnceLock;
@@ -90,8 +90,8 @@ pub(super) trait Kernel {
     type Output;
 
     /// To be `#[inline(always)]`, as all that it calls in its loop: only what is inlined is compiled for the level. The unit is
-    /// for what a loop does not say.
-    fn run(self, unit: impl Unit) -> Self::Output;
+    /// for what a loop does not say; its registers have so many lanes.
+    fn run<const LANES: usize>(self, unit: impl Unit<LANES>) -> Self::Output;
 }
 
 /// What becomes of one item is one item's affair.
@@ -105,7 +105,7 @@ impl<A: Copy, B, F: Fn(A) -> B> Kernel for Map<'_, A, B, F> {
     type Output = ();
 
     #[inline(always)]
-    fn run(self, _: impl Unit) {
+    fn run<const LANES: usize>(self, _: impl Unit<LANES>) {
         for (to, &from) in self.to.iter_mut().zip(self.from) {
             *to = (self.f)(from);
         }

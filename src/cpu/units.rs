@@ -237,10 +237,13 @@ impl<'a, T: Made> Maker<'a, T> {
             for block in blocks_of(block_elems, run.elems) {
                 let x = values.get(block.clone());
                 out.write(block.start - first..block.end - first, |out| {
-                    if ordinary {
-                        coder.encode_ordinary(x, ask_again, out);
-                    } else {
-                        counts.merge(coder.encode(x, out));
+                    match &*adding {
+                        Some((adding, _)) if ordinary => {
+                            (adding.make_run)(&mut loss, &coder, x, out, 4 * run_elems);
+                            return;
+                        }
+                        _ if ordinary => coder.encode_ordinary(x, ask_again, out),
+                        _ => counts.merge(coder.encode(x, out)),
                     }
                     if let Some((adding, _)) = &*adding {
                         (adding.run)(&mut loss, &coder, x, out, 4 * run_elems);
@@ -269,12 +272,12 @@ impl<T: Made> Kernel for Few<'_, T> {
     type Output = Counts;
 
     #[inline(always)]
-    fn run(self, unit: impl Unit) -> Counts {
+    fn run<const LANES: usize>(self, unit: impl Unit<LANES>) -> Counts {
         match self.unit_elems {
-            32 => self.each::<32>(unit),
-            64 => self.each::<64>(unit),
-            128 => self.each::<128>(unit),
-            _ => self.each::<0>(unit),
+            32 => self.each::<32, LANES>(unit),
+            64 => self.each::<64, LANES>(unit),
+            128 => self.each::<128, LANES>(unit),
+            _ => self.each::<0, LANES>(unit),
         }
     }
 }
@@ -282,7 +285,7 @@ impl<T: Made> Kernel for Few<'_, T> {
 impl<T: Made> Few<'_, T> {
     /// With units of `N` elements, if that is not 0.
     #[inline(always)]
-    fn each<const N: usize>(self, vector_unit: impl Unit) -> Counts {
+    fn each<const N: usize, const LANES: usize>(self, vector_unit: impl Unit<LANES>) -> Counts {
         let Self { x, scheme, unit_elems, scales, zero_points, room, out } = self;
         let mut counts = Counts::default();
         let step_elems = (TOGETHER_ELEMS / unit_elems).max(1) * unit_elems;
@@ -296,8 +299,8 @@ impl<T: Made> Few<'_, T> {
             let whole = (<&[f32; TOGETHER_ELEMS]>::try_from(x), <&mut [T; TOGETHER_ELEMS]>::try_from(&mut *out));
             counts.merge(match whole {
                 // All lengths are known to the compiler.
-                (Ok(x), Ok(out)) if N != 0 => step.encode::<N, T>(vector_unit, N, x, out),
-                _ => step.encode::<0, T>(vector_unit, unit_elems, x, out),
+                (Ok(x), Ok(out)) if N != 0 => step.encode::<N, T, LANES>(vector_unit, N, x, out),
+                _ => step.encode::<0, T, LANES>(vector_unit, unit_elems, x, out),
             });
         }
         counts
@@ -314,9 +317,9 @@ struct Step<'a> {
 
 impl Step<'_> {
     #[inline(always)]
-    fn encode<const N: usize, T: Made>(
+    fn encode<const N: usize, T: Made, const LANES: usize>(
         self,
-        vector_unit: impl Unit,
+        vector_unit: impl Unit<LANES>,
         unit_elems: usize,
         x: &[f32],
         out: &mut [T],
@@ -371,8 +374,8 @@ impl Step<'_> {
 
 /// Codes by one scale and zero point; meanwhile asks for memory. A function, since its arguments are known not to overlap.
 #[inline(always)]
-fn encode_unit<const N: usize, T>(
-    unit: impl Unit,
+fn encode_unit<const N: usize, T, const LANES: usize>(
+    unit: impl Unit<LANES>,
     x: &[f32; N],
     (s, per_s, z): (f32, f32, i32),
     made: impl Fn(f32, f32, i32) -> T,

@@ -63,6 +63,16 @@ pub(in super::super) fn ask_ahead<const LOOKED_AT: usize>(x: &[f32], ahead_bytes
     ask::<LOOKED_AT>(x, ahead_bytes, 0..LOOKED_AT);
 }
 
+/// The same, while four registers are looked at.
+#[inline(always)]
+pub(in super::super) fn ask_beside<const LANES: usize>(x: &[[f32; LANES]; 4], ahead_bytes: usize) {
+    match LANES {
+        16 => ask_ahead::<4>(x.as_flattened(), ahead_bytes),
+        8 => ask_ahead::<2>(x.as_flattened(), ahead_bytes),
+        _ => ask_ahead::<1>(x.as_flattened(), ahead_bytes),
+    }
+}
+
 /// The same, for some of these lines.
 ///
 /// They are to be in the second cache, as more may be under way there than to the first.

@@ -2,7 +2,7 @@
 
 #![allow(unsafe_code, reason = "a caller without a vector unit's feature cannot call what has it in safe code")]
 
-use super::{Floats, LANES, Square, Unit, Whole};
+use super::{Floats, Unit, Whole};
 use bytemuck::cast;
 use std::arch::x86_64::*;
 
@@ -30,123 +30,138 @@ impl Avx512 {
     }
 }
 
-/// What an instruction, or a few, make of all parts of what up to three arrays hold.
-macro_rules! each {
-    ($parts:literal, $op:ident, $a:expr $(, $b:ident $(, $c:ident)?)?) => {{
-        let mut parts = cast::<_, [_; $parts]>($a);
-        $(let $b = cast::<_, [_; $parts]>($b);
-        $(let $c = cast::<_, [_; $parts]>($c);)?)?
-        for i in 0..$parts {
-            // SAFETY: each unit is where its instructions are.
-            parts[i] = unsafe { $op(parts[i] $(, $b[i] $(, $c[i])?)?) };
-        }
-        cast(parts)
-    }};
+/// What an instruction, or a few, make of registers.
+macro_rules! by {
+    ($op:expr, $($a:expr),+) => {
+        // SAFETY: each unit is where its instructions are.
+        cast(unsafe { $op($(cast($a)),+) })
+    };
 }
 
-/// What all units do in so many parts, each by its own instructions.
+/// What all units do, each by its own instructions and functions.
 macro_rules! alike {
     (
-        $parts:literal, $mul_ps:ident, $add_ps:ident, $sub_ps:ident, $max_ps:ident, $min_ps:ident, $and_ps:ident,
-        $cvtps_epi32:ident, $cvtepi32_ps:ident
+        $lanes:literal, $functions:ident, $mul_ps:ident, $add_ps:ident, $sub_ps:ident, $max_ps:ident, $min_ps:ident,
+        $and_ps:ident, $cvtps_epi32:ident, $cvtepi32_ps:ident
     ) => {
         #[inline(always)]
-        fn product(self, a: Floats, b: Floats) -> Floats {
-            each!($parts, $mul_ps, a, b)
+        fn product(self, a: Floats<$lanes>, b: Floats<$lanes>) -> Floats<$lanes> {
+            by!($mul_ps, a, b)
         }
 
         #[inline(always)]
-        fn sum(self, a: Floats, b: Floats) -> Floats {
-            each!($parts, $add_ps, a, b)
+        fn sum(self, a: Floats<$lanes>, b: Floats<$lanes>) -> Floats<$lanes> {
+            by!($add_ps, a, b)
         }
 
         #[inline(always)]
-        fn difference(self, a: Floats, b: Floats) -> Floats {
-            each!($parts, $sub_ps, a, b)
+        fn difference(self, a: Floats<$lanes>, b: Floats<$lanes>) -> Floats<$lanes> {
+            by!($sub_ps, a, b)
         }
 
         #[inline(always)]
-        fn held(self, x: Floats, first: Floats, last: Floats) -> Floats {
+        fn held(self, x: Floats<$lanes>, first: Floats<$lanes>, last: Floats<$lanes>) -> Floats<$lanes> {
             // Of NaN and a number these are the second.
-            let x: Floats = each!($parts, $max_ps, x, first);
-            each!($parts, $min_ps, x, last)
+            let x: Floats<$lanes> = by!($max_ps, x, first);
+            by!($min_ps, x, last)
         }
 
         #[inline(always)]
-        fn magnitudes(self, x: Floats) -> Whole {
-            let mask = [0x7fff_ffff; LANES];
-            cast::<Floats, _>(each!($parts, $and_ps, x, mask))
+        fn magnitudes(self, x: Floats<$lanes>) -> Whole<$lanes> {
+            by!($and_ps, x, [0x7fff_ffff; $lanes])
         }
 
         #[inline(always)]
-        fn nearest(self, x: Floats) -> Whole {
-            // SAFETY: each unit is where its instructions are.
-            cast(cast::<_, [_; $parts]>(x).map(|x| unsafe { $cvtps_epi32(x) }))
+        fn nearest(self, x: Floats<$lanes>) -> Whole<$lanes> {
+            by!($cvtps_epi32, x)
         }
 
         #[inline(always)]
-        fn floats(self, x: Whole) -> Floats {
-            // SAFETY: the same.
-            cast(cast::<_, [_; $parts]>(x).map(|x| unsafe { $cvtepi32_ps(x) }))
+        fn floats(self, x: Whole<$lanes>) -> Floats<$lanes> {
+            by!($cvtepi32_ps, x)
+        }
+
+        #[inline(always)]
+        fn larger(self, a: Whole<$lanes>, b: Whole<$lanes>) -> Whole<$lanes> {
+            by!($functions::larger, a, b)
+        }
+
+        #[inline(always)]
+        fn add_products(self, to: &mut Whole<$lanes>, a: Whole<$lanes>, b: Whole<$lanes>) {
+            *to = by!($functions::plus_products, *to, a, b);
+        }
+
+        #[inline(always)]
+        fn plus_size(self, to: Whole<$lanes>, x: Whole<$lanes>) -> Whole<$lanes> {
+            by!($functions::plus_size, to, x)
+        }
+
+        #[inline(always)]
+        fn pairs(self, [a, b]: [Whole<$lanes>; 2]) -> Whole<$lanes> {
+            by!($functions::pairs, a, b)
+        }
+
+        #[inline(always)]
+        fn pairs_of_parts(self, [a, b]: [Whole<$lanes>; 2]) -> [Whole<$lanes>; 2] {
+            [by!($functions::high_pairs, a, b), by!($functions::low_pairs, a, b)]
+        }
+
+        #[inline(always)]
+        fn bytes(self, [a, b]: [Whole<$lanes>; 2], plus: Whole<$lanes>, mask: Whole<$lanes>) -> Whole<$lanes> {
+            let bytes: Whole<$lanes> = by!($functions::two_bytes, a, b);
+            let bytes: Whole<$lanes> = by!($functions::plus_bytes, bytes, plus);
+            by!($functions::and, bytes, mask)
+        }
+
+        #[inline(always)]
+        fn bytes_in_turn(self, bytes: Whole<$lanes>) -> [[u8; $lanes]; 4] {
+            by!($functions::bytes_in_turn, bytes)
+        }
+
+        #[inline(always)]
+        fn columns(self, rows: [&Floats<$lanes>; $lanes]) -> [Floats<$lanes>; $lanes] {
+            let mut columns = [[0.0; $lanes]; $lanes];
+            for (column, row) in columns.iter_mut().zip(rows) {
+                *column = *row;
+            }
+            by!($functions::columns, columns)
+        }
+
+        #[inline(always)]
+        fn byte_rows(self, fours: [Whole<$lanes>; 4]) -> [[u8; 16]; $lanes] {
+            let of_registers: [[[u8; 16]; $lanes / 4]; 4] = by!($functions::byte_rows, fours);
+            let mut rows = [[0; 16]; $lanes];
+            for (i, row) in rows.iter_mut().enumerate() {
+                *row = of_registers[i % 4][i / 4];
+            }
+            rows
         }
     };
 }
 
-/// Of these each unit has its own functions.
-macro_rules! by {
-    ($parts:literal, $functions:ident) => {
+/// What units with fused products do besides.
+macro_rules! fused {
+    ($lanes:literal, $fnmadd_ps:ident, $fmadd_ps:ident) => {
         #[inline(always)]
-        fn larger(self, a: Whole, b: Whole) -> Whole {
-            use $functions::larger;
-            each!($parts, larger, a, b)
+        fn minus_product(self, y: Floats<$lanes>, x: Floats<$lanes>, step: Floats<$lanes>) -> Floats<$lanes> {
+            by!($fnmadd_ps, x, step, y)
         }
 
         #[inline(always)]
-        fn add_products(self, to: &mut Whole, a: Whole, b: Whole) {
-            use $functions::plus_products;
-            *to = each!($parts, plus_products, *to, a, b);
+        fn plus_product(self, to: Floats<$lanes>, x: Floats<$lanes>, y: Floats<$lanes>) -> Floats<$lanes> {
+            by!($fmadd_ps, x, y, to)
         }
 
         #[inline(always)]
-        fn plus_size(self, to: Whole, x: Whole) -> Whole {
-            use $functions::plus_size;
-            each!($parts, plus_size, to, x)
+        fn quotients(self, x: Floats<$lanes>, s: Floats<$lanes>, per_s: Floats<$lanes>) -> Floats<$lanes> {
+            let near = self.product(x, per_s);
+            let rest = self.minus_product(x, near, s);
+            by!($fmadd_ps, rest, per_s, near)
         }
 
         #[inline(always)]
-        fn pairs(self, [a, b]: [Whole; 2]) -> Whole {
-            use $functions::pairs;
-            each!($parts, pairs, a, b)
-        }
-
-        #[inline(always)]
-        fn pairs_of_parts(self, [a, b]: [Whole; 2]) -> [Whole; 2] {
-            use $functions::{high_pairs, low_pairs};
-            [each!($parts, high_pairs, a, b), each!($parts, low_pairs, a, b)]
-        }
-
-        #[inline(always)]
-        fn bytes(self, [a, b]: [Whole; 2], plus: Whole, mask: Whole) -> Whole {
-            use $functions::{and, plus_bytes, two_bytes};
-            let bytes: Whole = each!($parts, two_bytes, a, b);
-            let bytes: Whole = each!($parts, plus_bytes, bytes, plus);
-            each!($parts, and, bytes, mask)
-        }
-
-        #[inline(always)]
-        fn byte_rows(self, fours: [Whole; 4]) -> [[u8; LANES]; LANES] {
-            use $functions::byte_rows;
-            let parts = fours.map(cast::<_, [_; $parts]>);
-            let mut rows = [[0; LANES]; LANES];
-            for (i, rows) in rows.chunks_exact_mut(LANES / $parts).enumerate() {
-                // SAFETY: each unit is where its instructions are.
-                let of_parts: [[[u8; LANES]; LANES / 4 / $parts]; 4] =
-                    cast(unsafe { byte_rows(parts.map(|part| part[i])) });
-                for (j, row) in rows.iter_mut().enumerate() {
-                    *row = of_parts[j % 4][j / 4];
-                }
-            }
-            rows
+        fn quotient(self, x: f32, s: f32, per_s: f32) -> f32 {
+            super::fused_quotient(x, s, per_s)
         }
     };
 }
@@ -163,9 +178,6 @@ macro_rules! byte_rows {
         }
     };
 }
-
-/// So many products of 16 bits added to so many lanes in turn: 16 registers hold no more.
-const LANES_OF_ANY: usize = 8;
 
 mod sse2 {
     use std::arch::x86_64::*;
@@ -217,6 +229,23 @@ mod sse2 {
         _mm_or_si128(_mm_and_si128(low, a), _mm_andnot_si128(low, b))
     }
 
+    /// By halves, twice.
+    #[target_feature(enable = "sse2")]
+    #[inline]
+    pub(super) fn bytes_in_turn(bytes: __m128i) -> __m128i {
+        let even_and_odd = _mm_unpacklo_epi8(bytes, _mm_srli_si128::<8>(bytes));
+        _mm_unpacklo_epi8(even_and_odd, _mm_srli_si128::<8>(even_and_odd))
+    }
+
+    /// By neighbours, and by pairs of them.
+    #[target_feature(enable = "sse2")]
+    #[inline]
+    pub(super) fn columns([a, b, c, d]: [__m128; 4]) -> [__m128; 4] {
+        let (ab, cd) = (_mm_unpacklo_ps(a, b), _mm_unpacklo_ps(c, d));
+        let (ab_high, cd_high) = (_mm_unpackhi_ps(a, b), _mm_unpackhi_ps(c, d));
+        [_mm_movelh_ps(ab, cd), _mm_movehl_ps(cd, ab), _mm_movelh_ps(ab_high, cd_high), _mm_movehl_ps(cd_high, ab_high)]
+    }
+
     byte_rows!("sse2", __m128i, _mm_unpacklo_epi32, _mm_unpackhi_epi32, _mm_unpacklo_epi64, _mm_unpackhi_epi64);
 }
 
@@ -261,6 +290,42 @@ mod of_256 {
     #[inline]
     pub(super) fn two_bytes(a: __m256i, b: __m256i) -> __m256i {
         _mm256_blendv_epi8(a, _mm256_slli_epi32::<8>(b), _mm256_set1_epi16(-0x100))
+    }
+
+    /// Within quarters of a register, and these in turn.
+    #[target_feature(enable = "avx2")]
+    #[inline]
+    pub(super) fn bytes_in_turn(bytes: __m256i) -> __m256i {
+        let in_fours = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+        let in_turn = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+        _mm256_permutevar8x32_epi32(_mm256_shuffle_epi8(bytes, in_fours), in_turn)
+    }
+
+    /// By neighbours, by pairs of them, and by halves.
+    #[target_feature(enable = "avx2")]
+    #[inline]
+    pub(super) fn columns(rows: [__m256; 8]) -> [__m256; 8] {
+        let [a, b, c, d, e, f, g, h] = rows;
+        let (low, high) = (fours([a, b, c, d]), fours([e, f, g, h]));
+        let first = |i: usize| _mm256_permute2f128_ps::<0x20>(low[i], high[i]);
+        let last = |i: usize| _mm256_permute2f128_ps::<0x31>(low[i], high[i]);
+        [first(0), first(1), first(2), first(3), last(0), last(1), last(2), last(3)]
+    }
+
+    /// Of each half the columns.
+    #[target_feature(enable = "avx2")]
+    #[inline]
+    fn fours([a, b, c, d]: [__m256; 4]) -> [__m256; 4] {
+        let (ab, cd) = (_mm256_unpacklo_ps(a, b), _mm256_unpacklo_ps(c, d));
+        let (ab_high, cd_high) = (_mm256_unpackhi_ps(a, b), _mm256_unpackhi_ps(c, d));
+        let (ab, cd) = (_mm256_castps_pd(ab), _mm256_castps_pd(cd));
+        let (ab_high, cd_high) = (_mm256_castps_pd(ab_high), _mm256_castps_pd(cd_high));
+        [
+            _mm256_castpd_ps(_mm256_unpacklo_pd(ab, cd)),
+            _mm256_castpd_ps(_mm256_unpackhi_pd(ab, cd)),
+            _mm256_castpd_ps(_mm256_unpacklo_pd(ab_high, cd_high)),
+            _mm256_castpd_ps(_mm256_unpackhi_pd(ab_high, cd_high)),
+        ]
     }
 
     byte_rows!(
@@ -327,6 +392,51 @@ mod of_512 {
         _mm512_mask_blend_epi8(0xaaaa_aaaa_aaaa_aaaa, a, _mm512_slli_epi32::<8>(b))
     }
 
+    /// Within quarters of a register, and these in turn.
+    #[target_feature(enable = "avx512f,avx512bw")]
+    #[inline]
+    pub(super) fn bytes_in_turn(bytes: __m512i) -> __m512i {
+        let in_fours = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+        let in_turn = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+        _mm512_permutexvar_epi32(in_turn, _mm512_shuffle_epi8(bytes, in_fours))
+    }
+
+    /// By neighbours, by pairs of them, and by quarters.
+    #[target_feature(enable = "avx512f")]
+    #[inline]
+    pub(super) fn columns(rows: [__m512; 16]) -> [__m512; 16] {
+        let (mut columns, mut of_quarters) = (rows, [[_mm512_setzero_ps(); 4]; 4]);
+        for (of_quarters, rows) in of_quarters.iter_mut().zip(rows.as_chunks().0) {
+            *of_quarters = fours(*rows);
+        }
+        for i in 0..4 {
+            let [a, b, c, d] = of_quarters.map(|four| four[i]);
+            let even = [_mm512_shuffle_f32x4::<0x88>(a, b), _mm512_shuffle_f32x4::<0x88>(c, d)];
+            let odd = [_mm512_shuffle_f32x4::<0xdd>(a, b), _mm512_shuffle_f32x4::<0xdd>(c, d)];
+            columns[i] = _mm512_shuffle_f32x4::<0x88>(even[0], even[1]);
+            columns[4 + i] = _mm512_shuffle_f32x4::<0x88>(odd[0], odd[1]);
+            columns[8 + i] = _mm512_shuffle_f32x4::<0xdd>(even[0], even[1]);
+            columns[12 + i] = _mm512_shuffle_f32x4::<0xdd>(odd[0], odd[1]);
+        }
+        columns
+    }
+
+    /// Of each quarter the columns.
+    #[target_feature(enable = "avx512f")]
+    #[inline]
+    fn fours([a, b, c, d]: [__m512; 4]) -> [__m512; 4] {
+        let (ab, cd) = (_mm512_unpacklo_ps(a, b), _mm512_unpacklo_ps(c, d));
+        let (ab_high, cd_high) = (_mm512_unpackhi_ps(a, b), _mm512_unpackhi_ps(c, d));
+        let (ab, cd) = (_mm512_castps_pd(ab), _mm512_castps_pd(cd));
+        let (ab_high, cd_high) = (_mm512_castps_pd(ab_high), _mm512_castps_pd(cd_high));
+        [
+            _mm512_castpd_ps(_mm512_unpacklo_pd(ab, cd)),
+            _mm512_castpd_ps(_mm512_unpackhi_pd(ab, cd)),
+            _mm512_castpd_ps(_mm512_unpacklo_pd(ab_high, cd_high)),
+            _mm512_castpd_ps(_mm512_unpackhi_pd(ab_high, cd_high)),
+        ]
+    }
+
     byte_rows!(
         "avx512f,avx512bw",
         __m512i,
@@ -337,32 +447,30 @@ mod of_512 {
     );
 }
 
-impl Unit for Any {
-    alike!(4, _mm_mul_ps, _mm_add_ps, _mm_sub_ps, _mm_max_ps, _mm_min_ps, _mm_and_ps, _mm_cvtps_epi32, _mm_cvtepi32_ps);
-    by!(4, sse2);
+impl Unit<4> for Any {
+    alike!(
+        4,
+        sse2,
+        _mm_mul_ps,
+        _mm_add_ps,
+        _mm_sub_ps,
+        _mm_max_ps,
+        _mm_min_ps,
+        _mm_and_ps,
+        _mm_cvtps_epi32,
+        _mm_cvtepi32_ps
+    );
 
     #[inline(always)]
-    fn minus_product(self, y: Floats, x: Floats, step: Floats) -> Floats {
-        self.difference(y, self.product(x, step))
-    }
-
-    #[inline(always)]
-    fn quotients(self, x: Floats, s: Floats, _: Floats) -> Floats {
-        each!(4, _mm_div_ps, x, s)
-    }
-
-    #[inline(always)]
-    fn add_products_to_any(self, to: &mut Whole, a: Whole, b: Whole) {
-        let products: Whole = each!(4, _mm_madd_epi16, a, b);
-        for products in products.as_chunks::<LANES_OF_ANY>().0 {
-            to.iter_mut().zip(products).for_each(|(to, product)| *to = to.wrapping_add(*product));
-        }
+    fn quotients(self, x: Floats<4>, s: Floats<4>, _: Floats<4>) -> Floats<4> {
+        by!(_mm_div_ps, x, s)
     }
 }
 
-impl Unit for Avx2 {
+impl Unit<8> for Avx2 {
     alike!(
-        2,
+        8,
+        of_256,
         _mm256_mul_ps,
         _mm256_add_ps,
         _mm256_sub_ps,
@@ -372,66 +480,13 @@ impl Unit for Avx2 {
         _mm256_cvtps_epi32,
         _mm256_cvtepi32_ps
     );
-    by!(2, of_256);
-
-    #[inline(always)]
-    fn minus_product(self, y: Floats, x: Floats, step: Floats) -> Floats {
-        each!(2, _mm256_fnmadd_ps, x, step, y)
-    }
-
-    #[inline(always)]
-    fn plus_product(self, to: Floats, x: Floats, y: Floats) -> Floats {
-        each!(2, _mm256_fmadd_ps, x, y, to)
-    }
-
-    #[inline(always)]
-    fn quotients(self, x: Floats, s: Floats, per_s: Floats) -> Floats {
-        let near = self.product(x, per_s);
-        let rest = self.minus_product(x, near, s);
-        each!(2, _mm256_fmadd_ps, rest, per_s, near)
-    }
-
-    #[inline(always)]
-    fn quotient(self, x: f32, s: f32, per_s: f32) -> f32 {
-        super::fused_quotient(x, s, per_s)
-    }
-
-    #[inline(always)]
-    fn add_products_to_any(self, to: &mut Whole, a: Whole, b: Whole) {
-        let products: [_; 2] = cast::<Whole, _>(each!(2, _mm256_madd_epi16, a, b));
-        let lanes: &mut [i32; LANES_OF_ANY] = to.first_chunk_mut().expect("8 of 16");
-        for products in products {
-            // SAFETY: `self` is where AVX2 is.
-            *lanes = cast(unsafe { _mm256_add_epi32(cast(*lanes), products) });
-        }
-    }
-
-    #[inline(always)]
-    fn columns(self, rows: [&Floats; LANES], to: &mut Square) {
-        for (i, rows) in rows.as_chunks::<8>().0.iter().enumerate() {
-            let rows = rows.map(|row| cast::<_, [__m256; 2]>(*row));
-            for j in 0..2 {
-                // SAFETY: `self` is where AVX2 is.
-                let columns = unsafe { columns_of_8(rows.map(|row| row[j])) };
-                for (to, column) in to.0[8 * j..].iter_mut().zip(columns) {
-                    to[8 * i..][..8].copy_from_slice(&cast::<_, [f32; 8]>(column));
-                }
-            }
-        }
-    }
+    fused!(8, _mm256_fnmadd_ps, _mm256_fmadd_ps);
 }
 
-impl Unit for Avx512 {
-    #[inline(always)]
-    fn larger_magnitude(self, a: Whole, b: Floats) -> Whole {
-        // The larger magnitude, and its sign cleared.
-        const LARGER_MAGNITUDE: i32 = 0b1011;
-        // SAFETY: `self` is where AVX-512 DQ is.
-        cast(unsafe { _mm512_range_ps::<LARGER_MAGNITUDE>(cast(a), cast(b)) })
-    }
-
+impl Unit<16> for Avx512 {
     alike!(
-        1,
+        16,
+        of_512,
         _mm512_mul_ps,
         _mm512_add_ps,
         _mm512_sub_ps,
@@ -441,84 +496,12 @@ impl Unit for Avx512 {
         _mm512_cvtps_epi32,
         _mm512_cvtepi32_ps
     );
-    by!(1, of_512);
+    fused!(16, _mm512_fnmadd_ps, _mm512_fmadd_ps);
 
     #[inline(always)]
-    fn minus_product(self, y: Floats, x: Floats, step: Floats) -> Floats {
-        each!(1, _mm512_fnmadd_ps, x, step, y)
-    }
-
-    #[inline(always)]
-    fn plus_product(self, to: Floats, x: Floats, y: Floats) -> Floats {
-        each!(1, _mm512_fmadd_ps, x, y, to)
-    }
-
-    #[inline(always)]
-    fn quotients(self, x: Floats, s: Floats, per_s: Floats) -> Floats {
-        let near = self.product(x, per_s);
-        let rest = self.minus_product(x, near, s);
-        each!(1, _mm512_fmadd_ps, rest, per_s, near)
-    }
-
-    #[inline(always)]
-    fn quotient(self, x: f32, s: f32, per_s: f32) -> f32 {
-        super::fused_quotient(x, s, per_s)
-    }
-
-    #[inline(always)]
-    fn columns(self, rows: [&Floats; LANES], to: &mut Square) {
-        // SAFETY: `self` is where AVX-512 F is.
-        unsafe { columns_of_16(rows, to) };
-    }
-}
-
-/// By neighbours, by pairs of them, and by halves.
-#[target_feature(enable = "avx2")]
-#[inline]
-fn columns_of_8(rows: [__m256; 8]) -> [__m256; 8] {
-    let mut columns = rows;
-    let mut fours = [[_mm256_setzero_ps(); 4]; 2];
-    for (four, rows) in fours.iter_mut().zip(rows.as_chunks::<4>().0) {
-        let [a, b, c, d] = *rows;
-        let (ab, cd) = (_mm256_unpacklo_ps(a, b), _mm256_unpacklo_ps(c, d));
-        let (ab_high, cd_high) = (_mm256_unpackhi_ps(a, b), _mm256_unpackhi_ps(c, d));
-        let pairs = |ab, cd| {
-            let (ab, cd) = (_mm256_castps_pd(ab), _mm256_castps_pd(cd));
-            [_mm256_unpacklo_pd(ab, cd), _mm256_unpackhi_pd(ab, cd)].map(|pair| _mm256_castpd_ps(pair))
-        };
-        let ([first, second], [third, fourth]) = (pairs(ab, cd), pairs(ab_high, cd_high));
-        *four = [first, second, third, fourth];
-    }
-    for i in 0..4 {
-        columns[i] = _mm256_permute2f128_ps::<0x20>(fours[0][i], fours[1][i]);
-        columns[4 + i] = _mm256_permute2f128_ps::<0x31>(fours[0][i], fours[1][i]);
-    }
-    columns
-}
-
-/// The same.
-#[target_feature(enable = "avx512f")]
-#[inline]
-fn columns_of_16(rows: [&Floats; LANES], to: &mut Square) {
-    let mut fours = [[_mm512_setzero_ps(); 4]; 4];
-    for (four, rows) in fours.iter_mut().zip(rows.as_chunks::<4>().0) {
-        let [a, b, c, d] = rows.map(|row| cast(*row));
-        let (ab, cd) = (_mm512_unpacklo_ps(a, b), _mm512_unpacklo_ps(c, d));
-        let (ab_high, cd_high) = (_mm512_unpackhi_ps(a, b), _mm512_unpackhi_ps(c, d));
-        let pairs = |ab, cd| {
-            let (ab, cd) = (_mm512_castps_pd(ab), _mm512_castps_pd(cd));
-            [_mm512_unpacklo_pd(ab, cd), _mm512_unpackhi_pd(ab, cd)].map(|pair| _mm512_castpd_ps(pair))
-        };
-        let ([first, second], [third, fourth]) = (pairs(ab, cd), pairs(ab_high, cd_high));
-        *four = [first, second, third, fourth];
-    }
-    for i in 0..4 {
-        let [a, b, c, d] = fours.map(|four| four[i]);
-        let even = [_mm512_shuffle_f32x4::<0x88>(a, b), _mm512_shuffle_f32x4::<0x88>(c, d)];
-        let odd = [_mm512_shuffle_f32x4::<0xdd>(a, b), _mm512_shuffle_f32x4::<0xdd>(c, d)];
-        to.0[i] = cast(_mm512_shuffle_f32x4::<0x88>(even[0], even[1]));
-        to.0[4 + i] = cast(_mm512_shuffle_f32x4::<0x88>(odd[0], odd[1]));
-        to.0[8 + i] = cast(_mm512_shuffle_f32x4::<0xdd>(even[0], even[1]));
-        to.0[12 + i] = cast(_mm512_shuffle_f32x4::<0xdd>(odd[0], odd[1]));
+    fn larger_magnitude(self, a: Whole<16>, b: Floats<16>) -> Whole<16> {
+        // The larger magnitude, and its sign cleared.
+        const LARGER_MAGNITUDE: i32 = 0b1011;
+        by!(_mm512_range_ps::<LARGER_MAGNITUDE>, a, b)
     }
 }
