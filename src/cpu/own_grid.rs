@@ -177,24 +177,29 @@ impl<const LANES: usize, const ORDINARY: bool, const GUESS: bool> Making<LANES, 
         }
     }
 
-    /// Whether all codes are those of their values, as they are if the nearest float to `x / s` is nearest to the code.
-    ///
-    /// Quotients and steps are at most `n`, a power of two; a step `s` is below 2^25 of the grid's. It is so where `|x / s - q|` is
-    /// below half by more than a quotient's rounding, half a last place of a float below `n`: `2^-25 n`, and so `n` of the grid's
-    /// steps. A loss misses that distance by what `x'` was rounded by, at most `n` more.
+    /// Whether all codes are those of their values, of guesses whose margin is [`guess_margin`].
     #[inline(always)]
-    fn are_codes_nearest(&self, lanes: &Lanes<LANES>, scheme: Scheme) -> bool {
-        let n = if scheme.has_zero_point() {
-            1 << scheme.code().bits()
-        } else {
-            (1 + scheme.qmax().max(-scheme.qmin())).cast_unsigned().next_power_of_two()
-        };
-        let margin = 2.0 * n as f32;
+    fn are_codes_nearest(&self, lanes: &Lanes<LANES>, margin: f32) -> bool {
         lanes.largest.iter().zip(&self.grid.s).fold(true, |all, (&largest, &s)| {
             let most = s / 2.0 - margin;
             all & (largest < most.to_bits().cast_signed())
         })
     }
+}
+
+/// What half a step is more, in the grid's, than the loss of a code that is certainly its value's, as it is if the nearest float to
+/// `x / s` is nearest to the code.
+///
+/// Quotients and steps are at most `n`, a power of two; a step `s` is below 2^25 of the grid's. It is so where `|x / s - q|` is
+/// below half by more than a quotient's rounding, half a last place of a float below `n`: `2^-25 n`, and so `n` of the grid's
+/// steps. A loss misses that distance by what `x'` was rounded by, at most `n` more.
+fn guess_margin(scheme: Scheme) -> f32 {
+    let n = if scheme.has_zero_point() {
+        1 << scheme.code().bits()
+    } else {
+        (1 + scheme.qmax().max(-scheme.qmin())).cast_unsigned().next_power_of_two()
+    };
+    2.0 * n as f32
 }
 
 /// `D D` of its halves' products.
@@ -391,10 +396,11 @@ impl Kernel for Ordinary<'_> {
     fn run<const LANES: usize>(self, unit: impl Unit<LANES>) {
         let Self { x, codes, coder, ahead_bytes, sums } = self;
         let Coder { scheme, s, z, .. } = *coder;
+        let margin = guess_margin(scheme);
         let guesses = Making::<LANES, true, true>::new(scheme, &[s; LANES], &[z; LANES]);
         for (x, codes) in x.chunks(LANE_ELEMS * LANES).zip(codes.chunks_mut(LANE_ELEMS * LANES)) {
             let mut lanes = guesses.make(unit, x, codes, ahead_bytes);
-            if !guesses.are_codes_nearest(&lanes, scheme) {
+            if !guesses.are_codes_nearest(&lanes, margin) {
                 let quotients = Making::<LANES, true, false>::new(scheme, &[s; LANES], &[z; LANES]);
                 lanes = quotients.make(unit, x, codes, ahead_bytes);
             }

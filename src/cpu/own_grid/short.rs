@@ -4,7 +4,7 @@ use super::super::code::{are_ordinary, quotients};
 use super::super::scale::{plain_scales, plain_zero_points};
 use super::super::simd::{self, ASK_BYTES, Floats, Kernel, MOST_LANES, Unit, Whole};
 use super::super::units::{key, key_value};
-use super::{LANE_ELEMS, Lanes, Making, OwnGrid, SUMS, VECTORS, noise_of};
+use super::{LANE_ELEMS, Lanes, Making, OwnGrid, SUMS, VECTORS, guess_margin, noise_of};
 use crate::loss::{Adder, Terms, UnitLoss};
 use crate::scheme::Scheme;
 
@@ -109,10 +109,7 @@ impl Short {
         if !zero_points.is_empty() {
             zero_points.copy_from_slice(&found.zero_points[..units]);
         }
-        let x = x.as_chunks().0;
-        if !simd::run(Gather::<true, true> { columns, unit_elems, scheme, x, codes, found }) {
-            simd::run(Gather::<true, false> { columns, unit_elems, scheme, x: &[], codes, found });
-        }
+        simd::run(Gather::<true> { columns, unit_elems, scheme, x, codes, found });
         simd::run(Tell { units, found })
     }
 
@@ -148,7 +145,7 @@ impl Short {
         };
         let (unit_elems, columns) = (lane_elems, &mut columns.0[..x.len()]);
         simd::run(Turn { x, unit_elems, columns, see: Nothing, ends: &mut found.ends });
-        simd::run(Gather::<false, false> { columns, unit_elems, scheme, x: &[], codes: &mut [], found });
+        simd::run(Gather::<false> { columns, unit_elems, scheme, x, codes: &mut [], found });
         simd::run(Tell { units, found })
     }
 
@@ -302,49 +299,46 @@ impl Kernel for Scale<'_> {
     }
 }
 
-/// Makes codes and sums of columns; whether the codes are the values', see [`Making`].
-struct Gather<'a, const ORDINARY: bool, const GUESS: bool> {
+/// Makes sums of columns; of `ORDINARY` values, which are not clipped, codes too.
+struct Gather<'a, const ORDINARY: bool> {
     columns: &'a [f32],
     unit_elems: usize,
     scheme: Scheme,
-    /// Like the columns, in rows; of these memory is asked for ahead.
-    x: &'a [[f32; ROW_ELEMS]],
+    /// Like the columns, in rows.
+    x: &'a [f32],
     codes: &'a mut [u8],
     found: &'a mut Found,
 }
 
-impl<const ORDINARY: bool, const GUESS: bool> Kernel for Gather<'_, ORDINARY, GUESS> {
-    type Output = bool;
+impl<const ORDINARY: bool> Kernel for Gather<'_, ORDINARY> {
+    type Output = ();
 
     #[inline(always)]
-    fn run<const LANES: usize>(self, unit: impl Unit<LANES>) -> bool {
+    fn run<const LANES: usize>(self, unit: impl Unit<LANES>) {
         let Self { columns, unit_elems, scheme, x, codes, found } = self;
         let Found { scales, zero_points, largest: to_largest, sums: to_sums, .. } = found;
-        let rows = unit_elems / ROW_ELEMS;
-        let mut x = x.chunks_exact(LANES);
+        let (rows, chunks) = (unit_elems / ROW_ELEMS, unit_elems / VECTORS);
         let mut codes = codes.as_chunks_mut::<ROW_ELEMS>().0.chunks_exact_mut(LANES * rows);
+        let rounds = in_registers(columns).chunks_exact(chunks).zip(in_registers(x).chunks_exact(chunks));
         let of_each = scales.as_chunks().0.iter().zip(zero_points.as_chunks().0);
-        let mut are_nearest = true;
-        for (round, (columns, (s, z))) in columns.as_chunks().0.chunks_exact(unit_elems).zip(of_each).enumerate() {
-            let each = Making::<LANES, ORDINARY, GUESS>::new(scheme, s, z);
-            let (mut lanes, mut codes) = (Lanes::NONE, codes.next());
-            for (row, columns) in
-                columns.as_chunks::<VECTORS>().0.as_chunks::<{ ROW_ELEMS / VECTORS }>().0.iter().enumerate()
-            {
-                let mut lines = x.next().unwrap_or_default().chunks_exact(LANES / VECTORS);
-                // Said four times, so that codes stay in registers.
-                let [a, b, c, d] = columns;
-                ask(lines.next());
-                let a = each.add(unit, &mut lanes, a);
-                ask(lines.next());
-                let b = each.add(unit, &mut lanes, b);
-                ask(lines.next());
-                let c = each.add(unit, &mut lanes, c);
-                ask(lines.next());
-                let d = each.add(unit, &mut lanes, d);
-                if let Some(codes) = &mut codes {
-                    for (i, codes_of_row) in unit.byte_rows([a, b, c, d]).into_iter().enumerate() {
-                        codes[i * rows + row] = codes_of_row;
+        let (margin, mut bytes) = (guess_margin(scheme), [[0; LANES]; SHORT_ELEMS / VECTORS]);
+        for (round, ((columns, x), (s, z))) in rounds.zip(of_each).enumerate() {
+            let lanes = if ORDINARY {
+                let guesses = Making::<LANES, true, true>::new(scheme, s, z);
+                let lanes = guesses.gather(unit, columns, x, &mut bytes);
+                if guesses.are_codes_nearest(&lanes, margin) {
+                    lanes
+                } else {
+                    Making::<LANES, true, false>::new(scheme, s, z).gather(unit, columns, x, &mut bytes)
+                }
+            } else {
+                Making::<LANES, false, false>::new(scheme, s, z).gather(unit, columns, x, &mut bytes)
+            };
+            if let Some(codes) = codes.next() {
+                for (row, fours) in bytes.as_chunks().0.iter().enumerate().take(rows) {
+                    let codes_of_rows = unit.byte_rows(*fours);
+                    for i in 0..LANES {
+                        codes[i * rows + row] = codes_of_rows[i];
                     }
                 }
             }
@@ -353,16 +347,35 @@ impl<const ORDINARY: bool, const GUESS: bool> Kernel for Gather<'_, ORDINARY, GU
             for (to, sums) in to_sums.iter_mut().zip(&lanes.sums) {
                 to[own.clone()].copy_from_slice(sums);
             }
-            are_nearest &= !GUESS || each.are_codes_nearest(&lanes, scheme);
         }
-        are_nearest
     }
 }
 
-/// Asks for what lies ahead of these lines of memory.
+impl<const LANES: usize, const ORDINARY: bool, const GUESS: bool> Making<LANES, ORDINARY, GUESS> {
+    /// Adds columns, and tells their codes; guesses ask for the memory ahead of so many rows meanwhile.
+    #[inline(always)]
+    fn gather(
+        &self,
+        unit: impl Unit<LANES>,
+        columns: &[[Floats<LANES>; VECTORS]],
+        x: &[[Floats<LANES>; VECTORS]],
+        bytes: &mut [Whole<LANES>],
+    ) -> Lanes<LANES> {
+        let mut lanes = Lanes::NONE;
+        for ((columns, x), bytes) in columns.iter().zip(x).zip(bytes) {
+            if GUESS {
+                simd::ask_beside(x, ASK_BYTES);
+            }
+            *bytes = self.add(unit, &mut lanes, columns);
+        }
+        lanes
+    }
+}
+
+/// As many registers as are taken at once.
 #[inline(always)]
-fn ask(lines: Option<&[[f32; ROW_ELEMS]]>) {
-    lines.into_iter().flatten().for_each(|line| simd::ask_ahead::<1>(line, ASK_BYTES));
+fn in_registers<const LANES: usize>(all: &[f32]) -> &[[Floats<LANES>; VECTORS]] {
+    all.as_chunks().0.as_chunks().0
 }
 
 /// What sums say of each unit; whether each has them.
@@ -378,12 +391,17 @@ impl Kernel for Tell<'_> {
     fn run<const LANES: usize>(self, _: impl Unit<LANES>) -> bool {
         let (Self { units, found }, mut have_sums) = (self, true);
         let Found { scales, largest, sums: [_, hh, ll, _, hl, ..], noise, losses, rounded_noise, .. } = found;
+        // Whole numbers of 32 bits, and 2^32 times as much, as what a float of this size has above it.
+        let float = |bits: u64, size: f64| f64::from_bits(size.to_bits() | bits) - size;
         for i in 0..units.min(TOGETHER) {
             losses[i] = f32::from_bits(OwnGrid::loss_bits(largest[i], scales[i]));
             let sum = noise_of(hh[i].cast_unsigned().into(), hl[i].into(), ll[i].into());
             // The square of the grid's step, which a float holds.
             let square = f64::from_bits(u64::from(2 * (scales[i].to_bits() >> 23) + 1023 - 2 * 151) << 52);
-            (noise[i], rounded_noise[i]) = (sum, sum as f64 * square);
+            let bits = sum.cast_unsigned();
+            // Rounded once; in a form that every vector unit has.
+            let rounded = float(bits >> 32, 2f64.powi(84)) + float(bits & 0xffff_ffff, 2f64.powi(52));
+            (noise[i], rounded_noise[i]) = (sum, rounded * square);
             have_sums &= largest[i] < OwnGrid::MOST;
         }
         have_sums

@@ -264,7 +264,7 @@ mod tests {
                 let of_lanes = x.as_chunks::<LANES>().0.iter().zip(s.as_chunks::<LANES>().0);
                 for (at, ((x, s), to)) in of_lanes.zip(to.as_chunks_mut::<LANES>().0).enumerate() {
                     let per_s = s.map(|s| 1.0 / s);
-                    let nans = from_fn(|i| if (at * LANES + i) % 3 == 0 { f32::NAN } else { x[i] });
+                    let nans = from_fn(|i| if (at * LANES + i).is_multiple_of(3) { f32::NAN } else { x[i] });
                     let (quotients, held) =
                         (unit.quotients(*x, *s, per_s), unit.held(nans, [-8.5; LANES], [7.5; LANES]));
                     *to = from_fn(|i| [quotients[i], unit.quotient(x[i], s[i], per_s[i]), held[i]]);
