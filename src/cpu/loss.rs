@@ -607,7 +607,8 @@ mod tests {
         // All are half a step or just below it, which is nearly 2^24 steps of the grid: products fill a lane's 32 bits.
         let s = f32::from_bits(0x3f80_0000 - 1);
         let check = |x: &[f32], spec: &Spec, scales: Option<&[f32]>| {
-            let tensor = Tensor::new(x, &[SUM_ELEMS]).unwrap();
+            let shape = [x.len()];
+            let tensor = Tensor::new(x, &shape).unwrap();
             let zero_points = if spec.scheme.has_zero_point() { &[0][..] } else { &[] };
             let found = match scales {
                 Some(scales) => crate::cpu::quantize_with_scales(tensor, spec, scales, zero_points),
@@ -630,32 +631,41 @@ mod tests {
             // Of each unit's own scale the largest value is half a step beyond the last code, here 2^24 - 1000 on the grid.
             let s = f32::from_bits(0x3f80_0000 - 1000);
             let spec = Spec::new(Scheme::CT_INT8).loss(LossDetail::Summary);
-            for per in [32, 64, 128] {
-                check(&[127.5 * s; SUM_ELEMS], &spec.per(Group(per)), None);
+            for per in [Group(32), Group(64), Group(128), Group(5000), Granularity::Tensor] {
+                check(&[127.5 * s; 11 * SUM_ELEMS + 77], &spec.per(per), None);
             }
         });
     }
 
     #[test]
-    fn sums_of_many_short_units_of_the_largest_losses_overflow_nowhere() {
+    fn sums_of_many_units_of_the_largest_losses_overflow_nowhere() {
         // Of codes near the ends, nearly half a step off, all the same way; of scales with 24 ones, and of some exponents.
         let digits = f32::from_bits(0x3fff_ffff);
+        let check = |scheme: Scheme, end: f32, unit_elems: usize, exponents: usize| {
+            let units = (1 << 21) / unit_elems;
+            let scale = |unit: usize| digits * 2f32.powi((unit % exponents).try_into().unwrap());
+            let mut x = vec![0.0; units * unit_elems];
+            for (unit, x) in x.chunks_mut(unit_elems).enumerate() {
+                x.fill((end - 0.501) * scale(unit));
+                x[0] = end * scale(unit);
+            }
+            let shape = [units * unit_elems];
+            let x = Tensor::new(&x, &shape).unwrap();
+            let out = quantize(x, &Spec::new(scheme).per(Group(unit_elems)).loss(LossDetail::PerElement)).unwrap();
+            let (found, what) = (out.loss.unwrap(), format!("{scheme} {unit_elems} {exponents}"));
+            assert_eq!(found, loss(x, &out.tensor, true).unwrap(), "{what}");
+            for (unit, errors) in found.abs_errors.as_ref().unwrap().chunks(unit_elems).enumerate() {
+                let step = f64::from(scale(unit)).log2().floor().exp2() / 2f64.powi(24);
+                let noise: u128 = errors.iter().map(|&error| (f64::from(error) / step) as u128).map(|d| d * d).sum();
+                assert_eq!(found.units[unit].noise, noise as f64 * step * step, "{what}");
+                assert!(found.units[unit].max_abs_error > 0.49 * scale(unit), "{what}");
+            }
+        };
         for (scheme, end) in [(Scheme::INT8_ABSMAX, 127.0), (Scheme::UINT8_AFFINE, 255.0), (Scheme::INT4_ABSMAX, 7.0)] {
             for (unit_elems, exponents) in [(128, 1), (128, 3), (32, 4), (32, 9)] {
-                let units = 1 << 14;
-                let mut x = vec![0.0; units * unit_elems];
-                for (unit, x) in x.chunks_mut(unit_elems).enumerate() {
-                    let s = digits * 2f32.powi((unit % exponents).try_into().unwrap());
-                    x.fill((end - 0.501) * s);
-                    x[0] = end * s;
-                }
-                let shape = [units * unit_elems];
-                let x = Tensor::new(&x, &shape).unwrap();
-                let out = quantize(x, &Spec::new(scheme).per(Group(unit_elems)).loss(LossDetail::Summary)).unwrap();
-                let found = out.loss.unwrap();
-                assert_eq!(found, loss(x, &out.tensor, false).unwrap(), "{scheme} {unit_elems} {exponents}");
-                assert!(found.units.iter().all(|unit| unit.max_abs_error > 0.49), "{scheme}");
+                check(scheme, end, unit_elems, exponents);
             }
+            simd::for_each_level(|_| check(scheme, end, 1 << 14, 2));
         }
     }
 

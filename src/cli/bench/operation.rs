@@ -47,6 +47,7 @@ pub(super) fn all() -> Vec<Operation> {
         operation(Job::Quantize, Spec::new(Scheme::INT4_ABSMAX).per(group), 4.5 + scale),
         operation(Job::Quantize, int8.loss(LossDetail::Summary), 9.0),
         operation(Job::Quantize, int8.per(row).loss(LossDetail::Summary), 5.0),
+        operation(Job::Quantize, int8.per(group).loss(LossDetail::Summary), 5.0 + scale),
         operation(Job::FakeQuantize, int8.per(row), 8.0),
         operation(Job::Dequantize, int8, 5.0),
         operation(Job::Dequantize, int8.per(row), 5.0),
