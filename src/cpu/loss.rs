@@ -708,6 +708,38 @@ mod tests {
     }
 
     #[test]
+    fn codes_beside_ties_are_the_same_with_their_loss_and_without() {
+        simd::for_each_level(|level| {
+            let mut rng = Rng::new(61);
+            for scheme in [Scheme::INT8_ABSMAX, Scheme::CT_INT8, Scheme::UINT8_AFFINE, Scheme::INT4_ABSMAX] {
+                for per in [Granularity::Tensor, Channel(0), Group(1000), Group(128), Group(32)] {
+                    let end = f32::from_bits(0x3f80_0000 | rng.below(1 << 23));
+                    let (lo, q) =
+                        if scheme.has_zero_point() { (0.0, 255) } else { (-end, scheme.qmax().cast_unsigned()) };
+                    let s = crate::cpu::scale(crate::cpu::Range { lo, hi: end }, scheme);
+                    let mut x: Vec<f32> = (0..20 * 4100)
+                        .map(|_| {
+                            let tie = (rng.below(q) as f32 + 0.5) * s;
+                            let beside = f32::from_bits(tie.to_bits() + rng.below(5) - 2);
+                            if lo < 0.0 && rng.below(2) == 0 { -beside } else { beside }
+                        })
+                        .collect();
+                    // Every unit has the same range.
+                    x.chunks_mut(4100).for_each(|x| x.iter_mut().step_by(4).for_each(|x| *x = end));
+                    let x = Tensor::new(&x, &[20, 4100]).unwrap();
+                    let spec = Spec::new(scheme).per(per);
+                    let (apart, both) =
+                        (quantize(x, &spec).unwrap(), quantize(x, &spec.loss(LossDetail::Summary)).unwrap());
+                    let what = format!("{level} {scheme} {per}");
+                    assert!(apart.tensor.scales().iter().all(|&found| found == s), "{what}");
+                    assert_eq!((&apart.tensor, apart.counts), (&both.tensor, both.counts), "{what}");
+                    assert_eq!(both.loss.unwrap(), loss(x, &apart.tensor, false).unwrap(), "{what}");
+                }
+            }
+        });
+    }
+
+    #[test]
     fn plain_and_exact_sums_agree_over_all_schemes() {
         for &scheme in Scheme::ALL {
             for (i, kind) in KINDS.iter().enumerate() {
