@@ -55,6 +55,7 @@ CUT = "src/gpu/cut.rs"
 CODER = "src/cpu/code.rs"
 SHORT = "src/cpu/own_grid/short.rs"
 GRID = "src/cpu/own_grid.rs"
+TOTALS = "src/cpu/own_grid/short/totals.rs"
 LAYOUT = "src/layout.rs"
 
 # (name, file, text, replacement)
@@ -202,8 +203,8 @@ FAULTS = [
     ("cpu short units: the zero point's lower bits", GRID, "(byte & 0xff).wrapping_mul", "(byte & 0x7f).wrapping_mul"),
     ("cpu short units: the least value is the largest", SHORT, "keys.map(|key| !key)", "keys"),
     ("cpu short units: as many of any length", SHORT, "x.len() == units * unit_elems", "x.len() <= units * unit_elems"),
-    ("cpu short units: scales of too many exponents", SHORT, "const EXPONENTS: u32 = 4;", "const EXPONENTS: u32 = 30;"),
-    ("cpu short units: sums of too many rounds", SHORT, "const ROUNDS: usize = 63;", "const ROUNDS: usize = 6300;"),
+    ("cpu short units: scales of too many exponents", TOTALS, "const EXPONENTS: u32 = 4;", "const EXPONENTS: u32 = 30;"),
+    ("cpu short units: sums of too many rounds", TOTALS, "const ROUNDS: usize = 63;", "const ROUNDS: usize = 6300;"),
     ("cpu loss: a guess is a code", GRID, "2.0 * n as f32", "-64.0 * n as f32"),
     ("cpu loss: sums of too many elements to a lane", GRID, "x.chunks(LANE_ELEMS * LANES).zip(codes.chunks_mut(LANE_ELEMS * LANES))", "x.chunks(3 * LANE_ELEMS * LANES).zip(codes.chunks_mut(3 * LANE_ELEMS * LANES))"),
     ("cpu loss: the last values of a unit are none", GRID, "last.as_flattened_mut()[..x.len()].copy_from_slice(x);\n            let made", "let made"),
