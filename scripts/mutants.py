@@ -200,7 +200,7 @@ FAULTS = [
     ("loss_sums: slots raise the maximum too little", SUMS, "atomicMax(&losses[to + MAX_AT], largest)", "atomicMax(&losses[to + MAX_AT], largest - 1u)"),
     ("abs_error: infinite values count", "shaders/abs_error.wgsl", "if (is_finite(b) && is_finite(out))", "if (is_finite(b))"),
     # The CPU path, and the integer twins.
-    ("cpu short units: the zero point's lower bits", GRID, "(byte & 0xff).wrapping_mul", "(byte & 0x7f).wrapping_mul"),
+    ("cpu short units: the zero point's lower bits", CODER, "(byte & 0xff).wrapping_mul", "(byte & 0x7f).wrapping_mul"),
     ("cpu short units: the least value is the largest", SHORT, "keys.map(|key| !key)", "keys"),
     ("cpu short units: as many of any length", SHORT, "x.len() == units * unit_elems", "x.len() <= units * unit_elems"),
     ("cpu short units: scales of too many exponents", TOTALS, "const EXPONENTS: u32 = 4;", "const EXPONENTS: u32 = 30;"),

@@ -68,7 +68,7 @@ pub fn dequantize_into(q: &Quantized, values: &mut Vec<f32>) -> Result<()> {
 }
 
 fn decode<T: Field>(q: &Quantized, values: &mut [f32]) {
-    let past_caches = is_past_caches(q.codes().len() + 4 * values.len());
+    let past_caches = is_past_caches(q.codes().len(), 4 * values.len());
     map_tasks(values, TASK_ELEMS, |first, out| {
         let len = out.len();
         let (mut buffer, mut out) = (vec![], Output::new(out, past_caches));

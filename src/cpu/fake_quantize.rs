@@ -101,7 +101,7 @@ pub fn fake_quantize_with_scales(
 fn made(x: Tensor<'_>, spec: &Spec, scaling: Scaling<'_>, values: Vec<f32>) -> FakeQuantizeOutput {
     let mut values = recycled(values, x.elems());
     let task_len = task_elems(scaling.units).max(1);
-    let past_caches = is_past_caches(x.bytes().len() + 4 * values.len());
+    let past_caches = is_past_caches(x.bytes().len(), 4 * values.len());
     let counts = share(backwards(&mut values, task_len), Counts::default, |counts, (task, out)| {
         let first = task * task_len;
         counts.merge(scaling.encode(x, spec, first..first + out.len(), out, past_caches, None));

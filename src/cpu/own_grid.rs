@@ -4,7 +4,7 @@ mod short;
 
 pub(super) use short::{SHORT_ELEMS, Short, together};
 
-use super::code::{Coder, Field, WHOLE, mask, quotients};
+use super::code::{Coder, Field, WHOLE, in_each_byte, mask, quotients};
 use super::loss::SUM_ELEMS;
 use super::simd::{self, Floats, Kernel, MOST_LANES, Unit, Whole};
 use crate::loss::UnitSums;
@@ -137,7 +137,6 @@ impl<const LANES: usize, const ORDINARY: bool, const GUESS: bool> Making<LANES, 
     /// With each lane's scale and zero point.
     #[inline(always)]
     fn new(scheme: Scheme, s: &Floats<LANES>, z: &Whole<LANES>) -> Self {
-        let in_each_byte = |byte: i32| (byte & 0xff).wrapping_mul(0x0101_0101);
         let (mut first, mut last, mut per_s) = ([0.0; LANES], [0.0; LANES], [0.0; LANES]);
         for i in 0..LANES {
             if !ORDINARY {

@@ -229,7 +229,7 @@ pub(super) fn by_units<T: Made>(
     per_unit: PerUnit<'_>,
     adding: Option<loss::Adding<T>>,
 ) -> CountsAndLoss {
-    let past_caches = is_past_caches(x.bytes().len() + size_of_val(out));
+    let past_caches = is_past_caches(x.bytes().len(), size_of_val(out));
     let tasks = Parcel::tasks(units, stretch, out, stretch.elems, per_unit).into_iter();
     let makers = share(tasks, || Maker::new(x, spec, units, past_caches, adding), Maker::encode);
     makers.into_iter().map(Maker::finish).fold(CountsAndLoss::default(), add_both)
@@ -428,7 +428,7 @@ impl<'a> Scaling<'a> {
 /// Stores all codes.
 fn encode(x: Tensor<'_>, spec: &Spec, scaling: &Scaling<'_>, bytes: &mut [u8]) -> (Counts, Vec<loss::Part>) {
     let task_elems = task_elems(scaling.units);
-    let past_caches = is_past_caches(x.bytes().len() + bytes.len());
+    let past_caches = is_past_caches(x.bytes().len(), bytes.len());
     match spec.scheme.code().bits() {
         4 => {
             let row_elems = x.row_elems();

@@ -1,6 +1,6 @@
 //! Range units that fit in a core's cache: range, scale and codes of one after the other, in one read of the tensor.
 
-use super::code::{Coder, Made, WHOLE, are_ordinary, quotients};
+use super::code::{Coder, Made, ToBytes, WHOLE, are_ordinary, quotients};
 use super::fold::{BLOCK_ELEMS, FEW_ELEMS, TASK_ELEMS, Values, blocks, blocks_of, runs};
 use super::loss;
 use super::min_max::Part;
@@ -355,7 +355,7 @@ impl Step<'_> {
             per_s.iter_mut().zip(&*scales).for_each(|(per_s, s)| *per_s = 1.0 / s);
             let units = x.as_chunks::<N>().0.iter().zip(scales).zip(per_s).zip(zero_points);
             for (out, (((x, &mut s), &mut per_s), &mut z)) in out.as_chunks_mut::<N>().0.iter_mut().zip(units) {
-                encode_unit(vector_unit, x, (s, per_s, z), &made, out);
+                encode_unit(vector_unit, x, (s, per_s, z), &made, ToBytes::new(scheme, z), out);
             }
             return Counts::default();
         }
@@ -374,15 +374,19 @@ impl Step<'_> {
 
 /// Codes by one scale and zero point; meanwhile asks for memory. A function, since its arguments are known not to overlap.
 #[inline(always)]
-fn encode_unit<const N: usize, T, const LANES: usize>(
+fn encode_unit<const N: usize, T: Made, const LANES: usize>(
     unit: impl Unit<LANES>,
     x: &[f32; N],
     (s, per_s, z): (f32, f32, i32),
     made: impl Fn(f32, f32, i32) -> T,
+    to_bytes: ToBytes,
     out: &mut [T; N],
 ) {
     for x in x.chunks(64) {
         if N < 64 { simd::ask_ahead::<2>(x, ASK_BYTES) } else { simd::ask_ahead::<4>(x, ASK_BYTES) }
+    }
+    if ToBytes::is_for::<T, LANES>() {
+        return to_bytes.encode(unit, x, (s, per_s), out);
     }
     for i in 0..N {
         out[i] = made(unit.quotient(x[i], s, per_s) + WHOLE, s, z);

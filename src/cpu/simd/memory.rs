@@ -1,7 +1,8 @@
 //! Memory that is asked for ahead, and output that goes past the caches.
 
 #[cfg(target_arch = "x86_64")]
-use super::{SimdLevel, simd_level};
+use super::simd_level;
+use super::{SimdLevel, best};
 use bytemuck::Pod;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -148,9 +149,10 @@ fn prefetch(x: &[f32], addr: usize) {
 const CACHED_BYTES: usize = 32 << 20;
 
 /// Whether output is better written past the caches, which cannot hold it anyway: then lines need not be read before they
-/// are written.
-pub(in super::super) fn is_past_caches(bytes: usize) -> bool {
-    cfg!(target_arch = "x86_64") && bytes > CACHED_BYTES
+/// are written. Beside much more that is read, an EPYC without AVX-512 takes longer for that than for reading them.
+pub(in super::super) fn is_past_caches(read_bytes: usize, written_bytes: usize) -> bool {
+    let is_better = written_bytes >= read_bytes / 2 || !asks_in_line() || best() == SimdLevel::Avx512;
+    cfg!(target_arch = "x86_64") && read_bytes + written_bytes > CACHED_BYTES && is_better
 }
 
 /// The least that goes past the caches, and where it may begin.
