@@ -740,6 +740,41 @@ mod tests {
     }
 
     #[test]
+    #[ignore = "2^32 values of x for each of seven scales: minutes"]
+    fn every_value_has_the_same_code_and_loss_at_every_level() {
+        let (values, shape, mut ordinary) = (1 << 24, [1 << 24], 0);
+        for (scheme, scale, z) in [
+            (Scheme::INT8_ABSMAX, 0x3c23_d70a, 0),
+            (Scheme::INT8_ABSMAX, 0x3fff_ffff, 0),
+            (Scheme::INT8_ABSMAX, 0x3f80_0000, 0),
+            (Scheme::UINT8_AFFINE, 0x3d4c_cccd, 131),
+            (Scheme::UINT8_AFFINE, 0x3f80_0001, 3),
+            (Scheme::INT4_ABSMAX, 0x3e12_3456, 0),
+            (Scheme::UINT4_AFFINE, 0x40b0_5a77, 7),
+        ] {
+            let (spec, scales) = (Spec::new(scheme), [f32::from_bits(scale)]);
+            let zero_points = if scheme.has_zero_point() { vec![z] } else { vec![] };
+            for first in (0..1u64 << 32).step_by(values) {
+                let x: Vec<f32> = (first..first + values as u64).map(|bits| f32::from_bits(bits as u32)).collect();
+                let x = Tensor::new(&x, &shape).unwrap();
+                let mut expected = None;
+                simd::for_each_level(|level| {
+                    let of = |spec| crate::cpu::quantize_with_scales(x, spec, &scales, &zero_points).unwrap();
+                    let (apart, both) = (of(&spec), of(&spec.loss(LossDetail::Summary)));
+                    let (tensor, counts, loss) = expected.get_or_insert_with(|| {
+                        ordinary += u64::from(apart.counts.clipped_elems == 0);
+                        (apart.tensor.clone(), apart.counts, both.loss.clone())
+                    });
+                    let what = format!("{level} {scheme} {scale:#x} {first:#x}");
+                    assert!(*tensor == apart.tensor && *tensor == both.tensor && *loss == both.loss, "{what}");
+                    assert!(*counts == apart.counts && *counts == both.counts, "{what}");
+                });
+            }
+        }
+        assert!(ordinary > 7 * 100, "{ordinary}");
+    }
+
+    #[test]
     fn plain_and_exact_sums_agree_over_all_schemes() {
         for &scheme in Scheme::ALL {
             for (i, kind) in KINDS.iter().enumerate() {
