@@ -2,7 +2,7 @@
 
 use super::fold::Run;
 use super::nibble;
-use super::simd::{self, Ask, Kernel, Map, Unit};
+use super::simd::{self, Ask, Floats, Kernel, Map, Unit, Whole};
 use crate::exact::{self, narrow, widen};
 use crate::quantized::{Counts, Quantized};
 use crate::range::Range as Ends;
@@ -343,10 +343,22 @@ impl ToBytes {
             for v in 0..4 {
                 sums[v] = unit.sum(unit.quotients(x[v], [s; LANES], [per_s; LANES]), whole);
             }
-            let [a, b, c, d] = bytemuck::cast(sums);
-            *out = unit.bytes_in_turn(unit.bytes([unit.pairs([a, c]), unit.pairs([b, d])], plus, mask));
+            *out = unit.bytes_in_turn(bytes_of_sums(unit, sums, plus, mask));
         }
     }
+}
+
+/// What sums of [`WHOLE`] and steps become: the codes of the four of each lane, a byte each.
+#[inline(always)]
+pub(super) fn bytes_of_sums<const LANES: usize>(
+    unit: impl Unit<LANES>,
+    sums: [Floats<LANES>; 4],
+    plus: Whole<LANES>,
+    mask: Whole<LANES>,
+) -> Whole<LANES> {
+    // The sums' low bits are the steps.
+    let [a, b, c, d] = bytemuck::cast(sums);
+    unit.bytes([unit.pairs([a, c]), unit.pairs([b, d])], plus, mask)
 }
 
 /// Quotients of values that are finite and not clipped.

@@ -4,7 +4,7 @@ mod short;
 
 pub(super) use short::{SHORT_ELEMS, Short, together};
 
-use super::code::{Coder, Field, WHOLE, in_each_byte, mask, quotients};
+use super::code::{Coder, Field, WHOLE, bytes_of_sums, in_each_byte, mask, quotients};
 use super::loss::SUM_ELEMS;
 use super::simd::{self, Floats, Kernel, MOST_LANES, Unit, Whole};
 use crate::loss::UnitSums;
@@ -168,12 +168,7 @@ impl<const LANES: usize, const ORDINARY: bool, const GUESS: bool> Making<LANES, 
         // The sums' low bits are the steps.
         let steps = Steps { floats, whole: bytemuck::cast(sums) };
         lanes.add::<false, ORDINARY>(unit, &self.grid, x, &steps);
-        if ORDINARY {
-            let [a, b, c, d] = steps.whole;
-            unit.bytes([unit.pairs([a, c]), unit.pairs([b, d])], self.plus, self.mask)
-        } else {
-            [0; LANES]
-        }
+        if ORDINARY { bytes_of_sums(unit, sums, self.plus, self.mask) } else { [0; LANES] }
     }
 
     /// Whether all codes are those of their values, of guesses whose margin is [`guess_margin`].

@@ -409,15 +409,14 @@ impl<'a> Scaling<'a> {
                     let part = Part::of(x, true, ask);
                     (part.is_finite() && coder.is_ordinary(part.range()), ask_again)
                 };
-                out.write(block.start - first..block.end - first, |out| {
-                    match &mut visit {
-                        Some(visit) if ordinary => return visit(&run, &coder, x, Codes::Ordinary(out)),
-                        _ if ordinary => coder.encode_ordinary(x, ask, out),
-                        _ => counts.merge(coder.encode(x, out)),
-                    }
-                    if let Some(visit) = &mut visit {
+                out.write(block.start - first..block.end - first, |out| match (&mut visit, ordinary) {
+                    (Some(visit), true) => visit(&run, &coder, x, Codes::Ordinary(out)),
+                    (Some(visit), false) => {
+                        counts.merge(coder.encode(x, out));
                         visit(&run, &coder, x, Codes::Made(out));
                     }
+                    (None, true) => coder.encode_ordinary(x, ask, out),
+                    (None, false) => counts.merge(coder.encode(x, out)),
                 });
             }
         }

@@ -236,18 +236,14 @@ impl<'a, T: Made> Maker<'a, T> {
             let ordinary = part.is_finite() && coder.is_ordinary(part.range());
             for block in blocks_of(block_elems, run.elems) {
                 let x = values.get(block.clone());
-                out.write(block.start - first..block.end - first, |out| {
-                    match &*adding {
-                        Some((adding, _)) if ordinary => {
-                            (adding.make_run)(&mut loss, &coder, x, out, 4 * run_elems);
-                            return;
-                        }
-                        _ if ordinary => coder.encode_ordinary(x, ask_again, out),
-                        _ => counts.merge(coder.encode(x, out)),
-                    }
-                    if let Some((adding, _)) = &*adding {
+                out.write(block.start - first..block.end - first, |out| match (&*adding, ordinary) {
+                    (Some((adding, _)), true) => (adding.make_run)(&mut loss, &coder, x, out, 4 * run_elems),
+                    (Some((adding, _)), false) => {
+                        counts.merge(coder.encode(x, out));
                         (adding.run)(&mut loss, &coder, x, out, 4 * run_elems);
                     }
+                    (None, true) => coder.encode_ordinary(x, ask_again, out),
+                    (None, false) => counts.merge(coder.encode(x, out)),
                 });
             }
             if let Some((_, tally)) = &mut *adding {

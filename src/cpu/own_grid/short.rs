@@ -6,7 +6,7 @@ use super::super::code::{are_ordinary, quotients};
 use super::super::scale::{plain_scales, plain_zero_points};
 use super::super::simd::{self, ASK_BYTES, Floats, Kernel, MOST_LANES, Unit, Whole};
 use super::super::units::{key, key_value};
-use super::{LANE_ELEMS, Lanes, Making, OwnGrid, SUMS, VECTORS, guess_margin, noise_of};
+use super::{LANE_ELEMS, Lanes, Making, OwnGrid, SUMS, VECTORS, guess_margin, in_chunks, noise_of};
 use crate::loss::{Adder, UnitLoss};
 use crate::scheme::Scheme;
 use totals::Totals;
@@ -322,7 +322,7 @@ impl<const ORDINARY: bool> Kernel for Gather<'_, ORDINARY> {
         let Found { scales, zero_points, largest: to_largest, sums: to_sums, .. } = found;
         let (rows, chunks) = (unit_elems / ROW_ELEMS, unit_elems / VECTORS);
         let mut codes = codes.as_chunks_mut::<ROW_ELEMS>().0.chunks_exact_mut(LANES * rows);
-        let rounds = in_registers(columns).chunks_exact(chunks).zip(in_registers(x).chunks_exact(chunks));
+        let rounds = in_chunks(columns).0.chunks_exact(chunks).zip(in_chunks::<_, LANES>(x).0.chunks_exact(chunks));
         let of_each = scales.as_chunks().0.iter().zip(zero_points.as_chunks().0);
         let (margin, mut bytes) = (guess_margin(scheme), [[0; LANES]; SHORT_ELEMS / VECTORS]);
         for (round, ((columns, x), (s, z))) in rounds.zip(of_each).enumerate() {
@@ -373,12 +373,6 @@ impl<const LANES: usize, const ORDINARY: bool, const GUESS: bool> Making<LANES, 
         }
         lanes
     }
-}
-
-/// As many registers as are taken at once.
-#[inline(always)]
-fn in_registers<const LANES: usize>(all: &[f32]) -> &[[Floats<LANES>; VECTORS]] {
-    all.as_chunks().0.as_chunks().0
 }
 
 /// What sums say of each unit; whether each has them.

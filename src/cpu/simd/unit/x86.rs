@@ -179,6 +179,26 @@ macro_rules! byte_rows {
     };
 }
 
+/// Of each quarter of 4 rows the columns, by neighbours and by pairs of them.
+macro_rules! fours {
+    (
+        $feature:literal, $floats:ty, $low_ps:ident, $high_ps:ident, $low_pd:ident, $high_pd:ident, $to_pd:ident, $to_ps:ident
+    ) => {
+        #[target_feature(enable = $feature)]
+        #[inline]
+        fn fours([a, b, c, d]: [$floats; 4]) -> [$floats; 4] {
+            let (ab, cd) = ($to_pd($low_ps(a, b)), $to_pd($low_ps(c, d)));
+            let (ab_high, cd_high) = ($to_pd($high_ps(a, b)), $to_pd($high_ps(c, d)));
+            [
+                $to_ps($low_pd(ab, cd)),
+                $to_ps($high_pd(ab, cd)),
+                $to_ps($low_pd(ab_high, cd_high)),
+                $to_ps($high_pd(ab_high, cd_high)),
+            ]
+        }
+    };
+}
+
 mod sse2 {
     use std::arch::x86_64::*;
 
@@ -312,21 +332,16 @@ mod of_256 {
         [first(0), first(1), first(2), first(3), last(0), last(1), last(2), last(3)]
     }
 
-    /// Of each half the columns.
-    #[target_feature(enable = "avx2")]
-    #[inline]
-    fn fours([a, b, c, d]: [__m256; 4]) -> [__m256; 4] {
-        let (ab, cd) = (_mm256_unpacklo_ps(a, b), _mm256_unpacklo_ps(c, d));
-        let (ab_high, cd_high) = (_mm256_unpackhi_ps(a, b), _mm256_unpackhi_ps(c, d));
-        let (ab, cd) = (_mm256_castps_pd(ab), _mm256_castps_pd(cd));
-        let (ab_high, cd_high) = (_mm256_castps_pd(ab_high), _mm256_castps_pd(cd_high));
-        [
-            _mm256_castpd_ps(_mm256_unpacklo_pd(ab, cd)),
-            _mm256_castpd_ps(_mm256_unpackhi_pd(ab, cd)),
-            _mm256_castpd_ps(_mm256_unpacklo_pd(ab_high, cd_high)),
-            _mm256_castpd_ps(_mm256_unpackhi_pd(ab_high, cd_high)),
-        ]
-    }
+    fours!(
+        "avx2",
+        __m256,
+        _mm256_unpacklo_ps,
+        _mm256_unpackhi_ps,
+        _mm256_unpacklo_pd,
+        _mm256_unpackhi_pd,
+        _mm256_castps_pd,
+        _mm256_castpd_ps
+    );
 
     byte_rows!(
         "avx2",
@@ -421,21 +436,16 @@ mod of_512 {
         columns
     }
 
-    /// Of each quarter the columns.
-    #[target_feature(enable = "avx512f")]
-    #[inline]
-    fn fours([a, b, c, d]: [__m512; 4]) -> [__m512; 4] {
-        let (ab, cd) = (_mm512_unpacklo_ps(a, b), _mm512_unpacklo_ps(c, d));
-        let (ab_high, cd_high) = (_mm512_unpackhi_ps(a, b), _mm512_unpackhi_ps(c, d));
-        let (ab, cd) = (_mm512_castps_pd(ab), _mm512_castps_pd(cd));
-        let (ab_high, cd_high) = (_mm512_castps_pd(ab_high), _mm512_castps_pd(cd_high));
-        [
-            _mm512_castpd_ps(_mm512_unpacklo_pd(ab, cd)),
-            _mm512_castpd_ps(_mm512_unpackhi_pd(ab, cd)),
-            _mm512_castpd_ps(_mm512_unpacklo_pd(ab_high, cd_high)),
-            _mm512_castpd_ps(_mm512_unpackhi_pd(ab_high, cd_high)),
-        ]
-    }
+    fours!(
+        "avx512f",
+        __m512,
+        _mm512_unpacklo_ps,
+        _mm512_unpackhi_ps,
+        _mm512_unpacklo_pd,
+        _mm512_unpackhi_pd,
+        _mm512_castps_pd,
+        _mm512_castpd_ps
+    );
 
     byte_rows!(
         "avx512f,avx512bw",
